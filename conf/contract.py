@@ -1,0 +1,261 @@
+"""The log contract: the one place that names a log's columns.
+
+`load_contract` (conf/contract_file.py) reads and checks the YAML; what it returns is this frozen model. Everything else in
+the repository asks the contract for names, so a new log needs a new file and no code.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from conf.durations import Duration, format_duration
+
+HOUR = timedelta(hours=1)
+ALL_KEY = "all"  # the empty key: everything, counted like any other; its rate is the prior of the others
+CLOCK = "clock"
+# Columns the tables bring of their own. A log whose column has such a name gives it another one with `from:`.
+RESERVED = frozenset(
+    {
+        "impression_id", "event_timestamp", "known_timestamp", "click_timestamp", "counted_timestamp", "date", "hour",
+        "label", "label_version", "weight", "source_file", "published_at", "created", "request_id", "ctr", "time",
+        "last_impression_us", "last_click_us", "as_of_us", ALL_KEY, CLOCK,
+    }
+)  # fmt: skip
+
+
+def _zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("expected a time zone of the IANA database, such as UTC or Europe/Berlin")
+    return name
+
+
+def _percent(value: Any) -> Any:
+    if isinstance(value, str) and value.endswith("%"):
+        return float(value[:-1]) / 100
+    return value
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+Share = Annotated[float, BeforeValidator(_percent), Field(ge=0, le=1)]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+Windows = Annotated[tuple[Duration, ...], Field(min_length=1, max_length=8)]
+
+
+class Section(BaseModel):
+    """A part of the contract: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class EventTime(Section):
+    """A column that holds a time: text of a `format` (Spark's patterns), a number in `unit`, or neither for ISO 8601."""
+
+    column: str
+    format: str | None = None
+    unit: Literal["s", "ms", "us"] | None = None
+    zone: Zone = "UTC"
+
+    @model_validator(mode="after")
+    def _one_reading(self) -> Self:
+        if self.format and self.unit:
+            raise ValueError("found both format and unit, expected one of them")
+        return self
+
+
+class KnownTime(Section):
+    """When a row reached us: a column like EventTime, or so long `after` the event where the log does not say."""
+
+    column: str | None = None
+    format: str | None = None
+    unit: Literal["s", "ms", "us"] | None = None
+    zone: Zone = "UTC"
+    after: Duration | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.column is None) == (self.after is None):
+            raise ValueError("expected either a column or after")
+        return self
+
+    @property
+    def time(self) -> EventTime | None:
+        """The column to read, or None where `after` holds."""
+        if self.column is None:
+            return None
+        return EventTime(column=self.column, format=self.format, unit=self.unit, zone=self.zone)
+
+
+class Files(Section):
+    """Which files of the data folder, and how Spark's reader takes them."""
+
+    files: str
+    format: Literal["csv", "json", "parquet"]
+    options: dict[str, str | bool | int] = {}
+
+
+class Impressions(Files):
+    id: str | tuple[str, ...]  # column(s), or "content": a log without ids
+    event_time: EventTime
+    known_time: KnownTime = KnownTime(after=timedelta(0))
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """Raw columns that make the id; empty for `content`."""
+        if self.id == "content":
+            return ()
+        return (self.id,) if isinstance(self.id, str) else self.id
+
+
+class Clicks(Section):
+    """Where clicks come from: `flag` in the impression's own row, or a log of their own joined on its id."""
+
+    flag: str | None = None
+    files: str | None = None
+    format: Literal["csv", "json", "parquet"] | None = None
+    options: dict[str, str | bool | int] = {}
+    impression_id: str | tuple[str, ...] | None = None
+    event_time: EventTime | None = None
+    known_time: KnownTime = KnownTime(after=timedelta(0))
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        own = {"files": self.files, "format": self.format, "impression_id": self.impression_id}
+        if self.flag is not None:
+            if extra := [name for name, value in own.items() if value is not None]:
+                raise ValueError(f"found flag together with {', '.join(extra)}, expected one source of clicks")
+        elif lacking := [n for n, v in {**own, "event_time": self.event_time}.items() if v is None]:
+            raise ValueError(f"expected flag, or a log of its own with {', '.join(lacking)}")
+        return self
+
+    @property
+    def log(self) -> Files | None:
+        """The click log's files, or None for in-line clicks."""
+        if self.files is None or self.format is None:
+            return None
+        return Files(files=self.files, format=self.format, options=self.options)
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """Raw columns of the click log that hold the impression's id."""
+        if self.impression_id is None:
+            return ()
+        return (self.impression_id,) if isinstance(self.impression_id, str) else self.impression_id
+
+
+class Label(Section):
+    attribution_window: Duration
+    allowed_lateness: Duration = timedelta(hours=1)
+    skew: Duration = timedelta(0)
+    complete_through: datetime | None = None  # the log is known to be whole until then
+
+    @model_validator(mode="before")
+    @classmethod
+    def _utc(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("complete_through") is not None:
+            at = datetime.fromisoformat(str(values["complete_through"]))
+            return {**values, "complete_through": at if at.tzinfo else at.replace(tzinfo=UTC)}
+        return values
+
+
+class Column(Section):
+    """A column of the log that a prediction request brings, once or for each candidate."""
+
+    of: Literal["request", "candidate"]
+    type: Literal["id", "category", "number"]
+    source: str | None = Field(default=None, alias="from")  # its name in the log, where that is another
+    missing: Literal["allowed", "refused"] = "refused"
+    personal: bool = False
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.type != "number" and (self.min is not None or self.max is not None):
+            raise ValueError(f"found min or max on a column of type {self.type}, expected them on numbers only")
+        if self.personal and self.type == "number":
+            raise ValueError("found personal on a number, expected type id or category: only text is hashed")
+        return self
+
+    @property
+    def optional(self) -> bool:
+        return self.missing == "allowed"
+
+
+class Limits(Section):
+    refused: Share = 0.01  # of the rows of one ingest; above it nothing is taken
+    candidates: Annotated[int, Field(ge=1, le=1000)] = 200
+
+
+class SimulatedColumn(Section):
+    """How `jobs/simulate.py` draws a column: `values` many, the k-th as frequent as k ** -zipf; or drawn once per `parent`."""
+
+    values: Annotated[int, Field(ge=1)] = 10
+    zipf: Annotated[float, Field(ge=0, le=4)] = 1.0
+    effect: Annotated[float, Field(ge=0, le=4)] = 0.3  # standard deviation of its values' log odds
+    parent: str | None = None
+    missing: Share = 0.0
+
+
+class Contract(Section):
+    name: Name
+    about: str = ""
+    zone: Zone = "UTC"  # in which hour of day and day of week are taken
+    impressions: Impressions
+    clicks: Clicks
+    label: Label
+    publication_delay: Duration = HOUR
+    columns: Annotated[dict[Identifier, Column], Field(min_length=1)]
+    keys: Annotated[dict[Name, tuple[str, ...]], Field(min_length=1, max_length=32)]
+    windows: Windows = (HOUR, timedelta(days=1), timedelta(days=7))
+    candidate: Annotated[tuple[str, ...], Field(min_length=1)]
+    slices: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    simulate: dict[str, SimulatedColumn] = {}
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 (hex) of what settles the tables: all but the prose and how the log is simulated."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"about", "simulate"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def counted_keys(self) -> dict[str, tuple[str, ...]]:
+        """Every key with its columns in order, the empty key `all` first."""
+        return {ALL_KEY: ()} | self.keys
+
+    @property
+    def window_hours(self) -> dict[str, int]:
+        """Window name -> hours, shortest first: {"1h": 1, "1d": 24, "7d": 168}."""
+        return {format_duration(w): int(w / HOUR) for w in sorted(self.windows)}
+
+    @property
+    def longest_window(self) -> str:
+        return list(self.window_hours)[-1]
+
+    @property
+    def counter_columns(self) -> tuple[str, ...]:
+        """The integers stored for each key: counts of every window, then last-seen times in microseconds."""
+        counts = [f"{what}_{w}" for w in self.window_hours for what in ("impressions", "clicks")]
+        return (*counts, "last_impression_us", "last_click_us")
+
+    @property
+    def personal(self) -> frozenset[str]:
+        return frozenset(name for name, column in self.columns.items() if column.personal)
+
+    @property
+    def time_zone(self) -> ZoneInfo:
+        return ZoneInfo(self.zone)
+
+    def columns_of(self, of: Literal["request", "candidate"]) -> dict[str, Column]:
+        """The columns that a request brings once, or for each candidate."""
+        return {name: column for name, column in self.columns.items() if column.of == of}
+
+    def raw_name(self, name: str) -> str:
+        """A column's name in the log itself."""
+        return self.columns[name].source or name

@@ -1,0 +1,30 @@
+"""Where each Delta table of a contract lies. One row of each is described in docs/tables.md."""
+
+from dataclasses import dataclass
+
+from conf.contract import CLOCK, Contract
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Table name -> path, below `<warehouse>/<contract name>/`."""
+
+    warehouse: str
+    contract: Contract
+
+    def path(self, table: str) -> str:
+        """Path of a table by its name; raises KeyError for one that nobody writes."""
+        if table not in self.made_by:
+            raise KeyError(table)
+        return f"{self.warehouse.rstrip('/')}/{self.contract.name}/{table}"
+
+    def counters(self, key: str) -> str:
+        """Name of the table that holds a key's counters."""
+        return f"counters_{key}"
+
+    @property
+    def made_by(self) -> dict[str, str]:
+        """Table name -> the job that writes it."""
+        ingested = dict.fromkeys(("impressions", "clicks", "quarantine", "audit"), "ingest")
+        counted = {self.counters(key): "count" for key in self.contract.counted_keys}
+        return {**ingested, "labels": "label", **counted, CLOCK: "count", "training_set": "build_training_set"}
