@@ -1,0 +1,162 @@
+"""From raw rows to events: canonical values, hashed ids, a reason where a row is refused. Pure transforms of one log."""
+
+from collections.abc import Callable
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from conf.contract import Contract
+from conf.personal import IdKey
+from jobs.parsing import ID_SEPARATOR, hashed, joined_id, known, number, raw, text, time
+from jobs.reading import ARRIVED, FILE, LINE, OWN, POSITION
+from jobs.validation import column_reasons, first_reason, malformed, refuse_when
+
+REASON = "reason"
+CLICK_TIMESTAMP = "click_timestamp"
+CLICK_KNOWN = "click_known_timestamp"
+IMPRESSION_COLUMNS = ("impression_id", "event_timestamp", "known_timestamp")
+CLICK_COLUMNS = ("impression_id", CLICK_TIMESTAMP, "known_timestamp")
+
+Transform = Callable[[DataFrame], DataFrame]
+
+
+def needed_for_impressions(contract: Contract) -> list[str]:
+    """Raw columns that the contract names for the impressions' log."""
+    log, clicks = contract.impressions, contract.clicks
+    times = [log.event_time.column, log.known_time.column]
+    if clicks.flag is not None:
+        times += [clicks.flag, clicks.event_time.column if clicks.event_time else None, clicks.known_time.column]
+    columns = [contract.raw_name(name) for name in contract.columns]
+    return list(dict.fromkeys([*log.id_columns, *(name for name in times if name), *columns]))
+
+
+def needed_for_clicks(contract: Contract) -> list[str]:
+    """Raw columns that the contract names for a click log of its own."""
+    clicks = contract.clicks
+    times = [clicks.event_time.column if clicks.event_time else None, clicks.known_time.column]
+    return list(dict.fromkeys([*clicks.id_columns, *(name for name in times if name)]))
+
+
+def impression_events(contract: Contract, key: IdKey) -> Transform:
+    """Raw impression rows -> id, times, the contract's columns, in-line click times, `reason` (null where accepted), origin."""
+    log, clicks = contract.impressions, contract.clicks
+
+    def transform(rows: DataFrame) -> DataFrame:
+        event = time(raw(log.event_time.column), log.event_time)
+        known_at = known(event, log.known_time)
+        if log.id_columns:
+            impression_id, no_id = joined_id([raw(name) for name in log.id_columns]), "impression id: missing"
+        else:
+            rows, impression_id = _with_content(rows, contract), hashed(F.col("__content"), key)
+            no_id = "impression id: no content"
+        reasons = [
+            malformed(),
+            refuse_when(impression_id.isNull(), no_id),
+            refuse_when(event.isNull(), f"event time ({log.event_time.column}): unreadable"),
+            refuse_when(known_at.isNull(), f"known time ({log.known_time.column}): unreadable"),
+            *column_reasons(contract),
+        ]
+        click, click_known = F.lit(None).cast("timestamp"), F.lit(None).cast("timestamp")
+        if clicks.flag is not None:
+            flag = _flag(raw(clicks.flag))
+            at = time(raw(clicks.event_time.column), clicks.event_time) if clicks.event_time else event
+            reasons.append(refuse_when(flag.isNull(), f"click flag ({clicks.flag}): not 0 or 1"))
+            reasons.append(refuse_when((flag == 1) & at.isNull(), "click time: unreadable where the flag is 1"))
+            click = F.when(flag == 1, at)
+            # the row itself arrived no earlier than its own known time
+            click_known = F.when(flag == 1, F.greatest(known(at, clicks.known_time), known_at))
+            reasons.append(refuse_when((flag == 1) & click_known.isNull(), "click known time: unreadable where the flag is 1"))
+        return rows.select(
+            impression_id.alias("impression_id"),
+            event.alias("event_timestamp"),
+            known_at.alias("known_timestamp"),
+            *[_value(contract, name, key) for name in contract.columns],
+            click.alias(CLICK_TIMESTAMP),
+            click_known.alias(CLICK_KNOWN),
+            first_reason(reasons).alias(REASON),
+            *_origin(rows, needed_for_impressions(contract), contract, key),
+        )
+
+    return transform
+
+
+def click_events(contract: Contract, key: IdKey) -> Transform:
+    """Rows of a click log -> impression id, click time, known time, `reason`, origin."""
+    clicks = contract.clicks
+    spec = clicks.event_time
+    assert spec is not None, "a click log has an event time: the contract's validation holds it"  # noqa: S101
+
+    def transform(rows: DataFrame) -> DataFrame:
+        at = time(raw(spec.column), spec)
+        known_at = known(at, clicks.known_time)
+        impression_id = joined_id([raw(name) for name in clicks.id_columns])
+        reasons = [
+            malformed(),
+            refuse_when(impression_id.isNull(), "impression id: missing"),
+            refuse_when(at.isNull(), f"click time ({spec.column}): unreadable"),
+            refuse_when(known_at.isNull(), f"known time ({clicks.known_time.column}): unreadable"),
+        ]
+        return rows.select(
+            impression_id.alias("impression_id"),
+            at.alias(CLICK_TIMESTAMP),
+            known_at.alias("known_timestamp"),
+            first_reason(reasons).alias(REASON),
+            *_origin(rows, needed_for_clicks(contract), contract, key),
+        )
+
+    return transform
+
+
+def inline_clicks(impressions: DataFrame) -> DataFrame:
+    """The clicks that accepted impression rows carry, redelivered ones included: a flag that turned to 1 is a click."""
+    clicked = impressions.where(F.col(CLICK_TIMESTAMP).isNotNull())
+    return clicked.select("impression_id", CLICK_TIMESTAMP, F.col(CLICK_KNOWN).alias("known_timestamp"), "source_file")
+
+
+def first_of_each(*identity: str) -> Transform:
+    """Keep one row of each identity: the first known, ties by what the row says, so that any order of files ends the same."""
+
+    def transform(events: DataFrame) -> DataFrame:
+        rest = [name for name in events.columns if name not in {*identity, "known_timestamp"}]
+        order = Window.partitionBy(*identity).orderBy("known_timestamp", *rest)
+        return events.withColumn("__rank", F.row_number().over(order)).where("__rank = 1").drop("__rank")
+
+    return transform
+
+
+def _value(contract: Contract, name: str, key: IdKey) -> Column:
+    column, source = contract.columns[name], raw(contract.raw_name(name))
+    if column.type == "number":
+        return number(source).alias(name)
+    return (hashed(text(source), key) if column.personal else text(source)).alias(name)
+
+
+def _flag(column: Column) -> Column:
+    """0 or 1, null for anything else."""
+    value = number(column)
+    return (
+        F.when(F.lower(F.trim(column)) == "true", 1)
+        .when(F.lower(F.trim(column)) == "false", 0)
+        .when(value.isin(0.0, 1.0), value.cast("int"))
+    )
+
+
+def _with_content(rows: DataFrame, contract: Contract) -> DataFrame:
+    """The whole row and its number among the file's equal rows: what names an impression of a log without ids."""
+    columns = [LINE] if LINE in rows.columns else [name for name in rows.columns if name not in OWN]
+    content = F.concat_ws(ID_SEPARATOR, *[F.coalesce(raw(name), F.lit("")) for name in columns])
+    ranked = rows.withColumn("__row", content)
+    number_among_equals = F.row_number().over(Window.partitionBy(FILE, "__row").orderBy("__row"))
+    return ranked.withColumn("__content", F.concat_ws(ID_SEPARATOR, "__row", number_among_equals)).drop("__row")
+
+
+def _origin(rows: DataFrame, names: list[str], contract: Contract, key: IdKey) -> list[Column]:
+    """Where a row came from and what it said, personal columns hashed: all that quarantine keeps."""
+    personal = {contract.raw_name(name) for name in contract.personal}
+    said = [item for name in names for item in (F.lit(name), hashed(raw(name), key) if name in personal else raw(name))]
+    return [
+        F.col(FILE).alias("source_file"),
+        F.col(POSITION).alias("position"),
+        F.to_date(ARRIVED).alias("arrived"),
+        F.create_map(*said).alias("row"),
+    ]

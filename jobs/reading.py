@@ -1,0 +1,96 @@
+"""Reads a log's files as text columns: nothing is interpreted here, so that nothing unreadable is lost here."""
+
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from conf.contract import Files
+from conf.errors import DataError
+
+CORRUPT = "__corrupt"  # a row that cannot be split
+FILE = "__file"  # its path below the data folder
+ARRIVED = "__arrived"  # when its file was last written
+POSITION = "__position"  # the row's number in its file, where the format tells
+LINE = "__line"  # JSON only: the line itself
+OWN = (CORRUPT, FILE, ARRIVED, POSITION, LINE)
+
+
+def list_files(spark: SparkSession, folder: str, files: Files) -> DataFrame:
+    """(path, source_file, length, modified) of the files that match, by name. Raises DataError where the folder is not there."""
+    reader = spark.read.format("binaryFile").option("pathGlobFilter", files.files).option("recursiveFileLookup", "true")
+    try:
+        found = reader.load(folder)
+    except Exception as error:
+        raise DataError(f"{folder}: cannot be read, expected a folder with the log's files ({type(error).__name__})") from None
+    name = F.substring_index(F.col("path"), _base(spark, folder) + "/", -1)
+    return found.select("path", name.alias("source_file"), "length", F.col("modificationTime").alias("modified"))
+
+
+def read_rows(spark: SparkSession, folder: str, files: Files, paths: Sequence[str], needed: Sequence[str]) -> DataFrame:
+    """Rows of `paths`: every column as text, plus where each row came from.
+
+    needed: the raw columns that the contract names. Raises DataError where a CSV header or a Parquet schema lacks one.
+    """
+    match files.format:
+        case "csv":
+            rows = _read_csv(spark, files, paths)
+        case "json":
+            rows = _read_json(spark, files, paths, needed)
+        case "parquet":
+            rows = _read_parquet(spark, files, paths)
+    if lacking := [name for name in needed if name not in rows.columns]:
+        there = ", ".join(name for name in rows.columns if name not in OWN)
+        raise DataError(f"{paths[0]}: lacks the column(s) {', '.join(lacking)} that the contract names; found {there}")
+    return rows.withColumn(FILE, F.substring_index(F.col(FILE), _base(spark, folder) + "/", -1))
+
+
+def _base(spark: SparkSession, folder: str) -> str:
+    """The folder as Spark writes it in file paths."""
+    path = spark._jvm.org.apache.hadoop.fs.Path(folder)  # type: ignore[union-attr]
+    return str(path.getFileSystem(spark._jsc.hadoopConfiguration()).makeQualified(path).toUri().getPath()).rstrip("/")
+
+
+def _origin() -> list[F.Column]:  # type: ignore[name-defined]
+    path, arrived = F.col("_metadata.file_path"), F.col("_metadata.file_modification_time")
+    return [path.alias(FILE), arrived.alias(ARRIVED)]
+
+
+def _read_csv(spark: SparkSession, files: Files, paths: Sequence[str]) -> DataFrame:
+    options = {"header": True, **files.options}
+    names = spark.read.options(**options, inferSchema=False).csv(paths[0]).columns
+    schema = T.StructType([T.StructField(name, T.StringType()) for name in (*names, CORRUPT)])
+    reader = spark.read.options(**options, mode="PERMISSIVE", columnNameOfCorruptRecord=CORRUPT)
+    # enforceSchema=false: a file whose header differs is an error, not a silent shift of its columns
+    rows = reader.option("enforceSchema", False).schema(schema).csv(list(paths))
+    return rows.select("*", *_origin(), F.lit(None).cast("bigint").alias(POSITION))
+
+
+def _read_json(spark: SparkSession, files: Files, paths: Sequence[str], needed: Sequence[str]) -> DataFrame:
+    schema = T.StructType([T.StructField(name, T.StringType()) for name in (*dict.fromkeys(needed), CORRUPT)])
+    options = {**{k: str(v) for k, v in files.options.items()}, "mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
+    lines = spark.read.text(list(paths)).select("value", *_origin()).where(F.trim("value") != "")
+    parsed = lines.withColumn("parsed", F.from_json("value", schema, options))
+    return parsed.select("parsed.*", FILE, ARRIVED, F.lit(None).cast("bigint").alias(POSITION), F.col("value").alias(LINE))
+
+
+def _read_parquet(spark: SparkSession, files: Files, paths: Sequence[str]) -> DataFrame:
+    rows = spark.read.options(**files.options).parquet(*paths)
+    texts = [_as_text(field) for field in rows.schema.fields]
+    position = F.col("_metadata.row_index").alias(POSITION)
+    return rows.select(*texts, F.lit(None).cast("string").alias(CORRUPT), *_origin(), position)
+
+
+def _as_text(field: T.StructField) -> F.Column:  # type: ignore[name-defined]
+    column = F.col("`" + field.name.replace("`", "``") + "`")
+    match field.dataType:
+        case T.TimestampType():
+            return F.date_format(column, "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX").alias(field.name)
+        case T.DoubleType() | T.FloatType():  # 7.0 is the text 7, as an integer column would give it
+            whole = (column == F.floor(column)) & (F.abs(column) < 2**53)
+            return F.when(whole, column.cast("bigint").cast("string")).otherwise(column.cast("string")).alias(field.name)
+        case T.StructType() | T.ArrayType() | T.MapType():
+            return F.to_json(column).alias(field.name)
+        case _:
+            return column.cast("string").alias(field.name)

@@ -1,0 +1,75 @@
+"""Delta tables of one contract: every read and write goes through here, so that no job takes another contract's table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.errors import DataError
+from conf.personal import IdKey
+from conf.tables import Tables
+
+_CONTRACT = "clickodds.contract_hash"
+_ID_KEY = "clickodds.id_key_fingerprint"
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """Reads and writes the tables of one contract, each marked with the contract's hash and the id key's fingerprint."""
+
+    spark: SparkSession
+    tables: Tables
+    id_key: IdKey
+
+    def exists(self, table: str) -> bool:
+        return bool(DeltaTable.isDeltaTable(self.spark, self.tables.path(table)))
+
+    def read(self, table: str) -> DataFrame:
+        """The whole table. Raises DataError where it does not exist yet or was made by another contract or id key."""
+        self._check(table)
+        return self.spark.read.format("delta").load(self.tables.path(table))
+
+    def append(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> None:
+        """Add rows in one commit; makes the table at first."""
+        self._create(table, rows, partition_by)
+        rows.write.format("delta").mode("append").save(self.tables.path(table))
+
+    def replace(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> None:
+        """Put rows in the place of all there are, in one commit: a reader sees the old table or the new."""
+        self._create(table, rows, partition_by)
+        rows.write.format("delta").mode("overwrite").save(self.tables.path(table))
+
+    def count(self, table: str) -> int:
+        return self.read(table).count()
+
+    def version(self, table: str) -> int:
+        """The Delta version that `read` sees now."""
+        newest = DeltaTable.forPath(self.spark, self.tables.path(table)).history(1).select("version").first()
+        return int(newest[0]) if newest else 0
+
+    def _create(self, table: str, rows: DataFrame, partition_by: Sequence[str]) -> None:
+        if self.exists(table):
+            self._check(table)
+            return
+        builder = DeltaTable.createIfNotExists(self.spark).location(self.tables.path(table)).addColumns(rows.schema)
+        builder = builder.property(_CONTRACT, self.tables.contract.hash).property(_ID_KEY, self.id_key.fingerprint)
+        (builder.partitionedBy(*partition_by) if partition_by else builder).execute()
+
+    def _check(self, table: str) -> None:
+        path = self.tables.path(table)
+        if not self.exists(table):
+            raise DataError(f"{path}: no such table yet, expected the one that jobs/{self.tables.made_by[table]}.py writes: run it first")
+        properties = DeltaTable.forPath(self.spark, path).detail().select(F.col("properties")).first()
+        found = dict(properties[0]) if properties else {}
+        if found.get(_CONTRACT) != self.tables.contract.hash:
+            raise DataError(
+                f"{path}: made with contract {str(found.get(_CONTRACT))[:12]}, expected {self.tables.contract.hash[:12]} "
+                f'("{self.tables.contract.name}" as it reads now): give the changed contract another name, or remove the folder and ingest again'
+            )
+        if found.get(_ID_KEY) != self.id_key.fingerprint:
+            raise DataError(
+                f"{path}: ids were hashed with key {found.get(_ID_KEY)}, expected {self.id_key.fingerprint}: "
+                "restore that key (CLICKODDS_ID_KEY, or id.key in the state folder)"
+            )
