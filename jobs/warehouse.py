@@ -1,7 +1,7 @@
 """Delta tables of one contract: every read and write goes through here, so that no job takes another contract's table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
@@ -22,9 +22,10 @@ class Warehouse:
     spark: SparkSession
     tables: Tables
     id_key: IdKey
+    _checked: set[str] = field(default_factory=set)  # tables whose marks were read in this session
 
     def exists(self, table: str) -> bool:
-        return bool(DeltaTable.isDeltaTable(self.spark, self.tables.path(table)))
+        return table in self._checked or bool(DeltaTable.isDeltaTable(self.spark, self.tables.path(table)))
 
     def read(self, table: str) -> DataFrame:
         """The whole table. Raises DataError where it does not exist yet or was made by another contract or id key."""
@@ -59,6 +60,8 @@ class Warehouse:
 
     def _check(self, table: str) -> None:
         path = self.tables.path(table)
+        if table in self._checked:
+            return
         if not self.exists(table):
             raise DataError(f"{path}: no such table yet, expected the one that jobs/{self.tables.made_by[table]}.py writes: run it first")
         properties = DeltaTable.forPath(self.spark, path).detail().select(F.col("properties")).first()
@@ -73,3 +76,4 @@ class Warehouse:
                 f"{path}: ids were hashed with key {found.get(_ID_KEY)}, expected {self.id_key.fingerprint}: "
                 "restore that key (CLICKODDS_ID_KEY, or id.key in the state folder)"
             )
+        self._checked.add(table)
