@@ -1,0 +1,59 @@
+"""What the rooms' tests share: one Spark session, a contract of small windows, a context in a folder of its own."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.contract import Contract
+from conf.contract_file import load_contract
+from conf.environment import environment
+from conf.personal import IdKey
+from conf.settings import CONF, Settings, load_settings
+from conf.tables import Tables
+from jobs.command import Context
+from jobs.warehouse import Warehouse
+
+ID_KEY = IdKey(b"a key that only tests know, 32 b.")
+REAL_LOGS = Path(os.environ.get("CLICKODDS_REAL_LOGS", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """local[2], UTC, Delta: conf/spark-defaults.conf, with two shuffle partitions and a compiler that warms up fast."""
+    settings = load_settings()
+    for name, value in environment(settings).items():
+        if not name.startswith("CLICKODDS_"):
+            os.environ[name] = value
+    os.environ["SPARK_SUBMIT_OPTS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    session = SparkSession.builder.appName("clickodds tests").config("spark.sql.shuffle.partitions", 2).getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def demo_contract() -> Contract:
+    return load_contract(CONF / "contracts" / "demo.yaml")
+
+
+@pytest.fixture
+def make_context(spark: SparkSession, tmp_path: Path) -> Callable[[Contract], Context]:
+    """A context whose tables, models and bundles lie in the test's own folder."""
+
+    def make(contract: Contract, folder: Path = tmp_path) -> Context:
+        settings: Settings = load_settings().model_copy(
+            update={"state": folder, "warehouse": str(folder / "warehouse"), "mlflow": f"sqlite:///{folder / 'mlflow.db'}"}
+        )
+        return Context(settings, contract, Warehouse(spark, Tables(str(settings.warehouse), contract), ID_KEY), ID_KEY)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_logs() -> Path:
+    """The folder of the real logs; a test that needs them is skipped, saying so, where it is absent."""
+    if not REAL_LOGS.is_dir():
+        pytest.skip(f"real click logs are not at {REAL_LOGS} (CLICKODDS_REAL_LOGS)")
+    return REAL_LOGS

@@ -1,0 +1,50 @@
+"""Small raw logs for tests, written as a publisher would deliver them."""
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from conf.contract import Contract
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any] | str]) -> Path:
+    """JSON lines, gzip where the name ends so; a row that is text already stands as it is."""
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def impression(number: int | str, at_ms: int, **values: Any) -> dict[str, Any]:
+    """An impression of the demo contract, known a second after it was served."""
+    row = {
+        "impression_id": f"i{number}",
+        "served_at": at_ms,
+        "received_at": at_ms + 1000,
+        "user_id": "u1",
+        "placement_id": "home",
+        "device": "phone",
+        "age": 30,
+        "ad_id": "a1",
+        "campaign_id": "c1",
+    }
+    return row | values
+
+
+def click(number: int | str, at_ms: int, known_ms: int | None = None) -> dict[str, Any]:
+    """A click on impression `number`, known at once unless told."""
+    return {"impression_id": f"i{number}", "clicked_at": at_ms, "received_at": at_ms if known_ms is None else known_ms}
+
+
+def deliver(folder: Path, impressions: Iterable[Mapping[str, Any] | str], clicks: Iterable[Mapping[str, Any] | str]) -> Path:
+    """A data folder of the demo contract with one file of each log."""
+    write_lines(folder / "impressions-0.json.gz", impressions)
+    write_lines(folder / "clicks-0.json", clicks)
+    return folder
+
+
+def changed(contract: Contract, **update: Any) -> Contract:
+    """The contract with some of its parts replaced, validated anew."""
+    return Contract.model_validate(contract.model_dump(by_alias=True, exclude_defaults=True) | update)
