@@ -96,6 +96,8 @@ def _answers(server: subprocess.Popen[bytes], client: redis.Redis) -> bool:
         with contextlib.suppress(redis.RedisError):  # not there yet, or loading its data
             about: Any = client.info("server")
             if about["process_id"] == server.pid:
+                with contextlib.suppress(redis.ResponseError):  # older than Redis 7: stays where it cannot save
+                    client.config_set("shutdown-on-sigterm", "save force")
                 return True
         time.sleep(0.01)
     return False

@@ -1,0 +1,1 @@
+"""The HTTP application: request schema, online features, degradation, health and metrics."""
