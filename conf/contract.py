@@ -17,13 +17,15 @@ from conf.durations import Duration, format_duration
 
 HOUR = timedelta(hours=1)
 ALL_KEY = "all"  # the empty key: everything, counted like any other; its rate is the prior of the others
-CLOCK = "clock"
+CLOCK = "clock"  # the view whose one row tells up to which publication the online store is filled
+SCOPE = "scope"  # the one entity of the views `all` and `clock`, whose value is ALL_KEY
+AS_OF = "as_of_us"  # its only feature: that publication time, microseconds
 # Columns the tables bring of their own. A log whose column has such a name gives it another one with `from:`.
 RESERVED = frozenset(
     {
         "impression_id", "event_timestamp", "known_timestamp", "click_timestamp", "counted_timestamp", "date", "hour",
         "label", "label_version", "weight", "source_file", "published_at", "created", "request_id", "ctr", "time",
-        "last_impression_us", "last_click_us", "as_of_us", ALL_KEY, CLOCK,
+        "last_impression_us", "last_click_us", AS_OF, SCOPE, ALL_KEY, CLOCK,
     }
 )  # fmt: skip
 

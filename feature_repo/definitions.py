@@ -11,18 +11,21 @@ from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import 
 from feast.table_format import DeltaFormat
 from feast.types import Int64, String
 
-from conf.contract import CLOCK, Contract
+from conf.contract import AS_OF, CLOCK, SCOPE, Contract
 from conf.contract_file import load_contract
 from conf.settings import load_settings
 from conf.tables import Tables
 
-AS_OF = "as_of_us"
 SERVICE = "ctr"
 
 
 def entities(contract: Contract) -> dict[str, Entity]:
-    """Column name -> entity, for every column of a key. Ids are canonical text, hashed where personal."""
-    columns = dict.fromkeys(column for key in contract.keys.values() for column in key)
+    """Column name -> entity, for every column of a key, and the one entity of what has none.
+
+    Ids are canonical text, hashed where personal. Views without entities would do for the latter, but Feast 0.67's local engine
+    cannot write them from a Spark source.
+    """
+    columns = dict.fromkeys(column for key in contract.keys.values() for column in key) | {SCOPE: None}
     return {name: Entity(name=name, join_keys=[name], value_type=ValueType.STRING) for name in columns}
 
 
@@ -49,12 +52,14 @@ def views(contract: Contract, tables: Tables) -> list[FeatureView]:
         )
 
     counted = contract.counted_keys.items()
-    counters = [view(key, tables.counters(key), columns, contract.counter_columns) for key, columns in counted]
-    return [*counters, view(CLOCK, CLOCK, (), (AS_OF,))]
+    counters = [view(key, tables.counters(key), columns or (SCOPE,), contract.counter_columns) for key, columns in counted]
+    return [*counters, view(CLOCK, CLOCK, (SCOPE,), (AS_OF,))]
 
 
 _settings = load_settings()
 _contract = load_contract(_settings.contract)
-FEAST_ENTITIES = list(entities(_contract).values())
-FEAST_VIEWS = views(_contract, Tables(str(_settings.warehouse), _contract))
-FEAST_SERVICE = FeatureService(name=SERVICE, features=FEAST_VIEWS, tags={"contract": _contract.hash})
+_views = views(_contract, Tables(str(_settings.warehouse), _contract))
+service = FeatureService(name=SERVICE, features=[*_views], tags={"contract": _contract.hash})
+# `feast apply` takes the objects that this module names itself, not those in a list
+globals().update({f"entity_{name}": entity for name, entity in entities(_contract).items()})
+globals().update({f"view_{view.name}": view for view in _views})

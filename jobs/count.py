@@ -18,7 +18,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.contract import CLOCK, HOUR
+from conf.contract import ALL_KEY, AS_OF, CLOCK, HOUR, SCOPE
 from conf.errors import DataError
 from jobs.attribution import counted_clicks, log_time, newest_known
 from jobs.command import Context, job_parser, log, run_job
@@ -40,11 +40,12 @@ def count(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     for key, key_columns in contract.counted_keys.items():
         table = warehouse.tables.counters(key)
         rule = windowed_counters(key_columns, contract.window_hours, publication_delay=contract.publication_delay)
-        warehouse.replace(table, events.transform(rule), partition_by=["date"])
+        rows = events.transform(rule)
+        warehouse.replace(table, rows if key_columns else rows.withColumn(SCOPE, F.lit(ALL_KEY)), partition_by=["date"])
         counts[table] = warehouse.count(table)
         log.info("count: %s %d rows", table, counts[table])
     events.unpersist()
-    oldest = warehouse.read(warehouse.tables.counters("all")).agg(F.min("hour")).first()
+    oldest = warehouse.read(warehouse.tables.counters(ALL_KEY)).agg(F.min("hour")).first()
     last = args.as_of or log_time(newest, contract.label)
     clock = clock_rows(context.warehouse.spark, oldest[0] if oldest else last, last, contract.publication_delay)
     warehouse.replace(CLOCK, clock, partition_by=[])
@@ -58,7 +59,11 @@ def clock_rows(spark: SparkSession, oldest: datetime, as_of: datetime, delay: ti
     )
     published = F.col("hour") + F.lit(delay)
     return hours.select(
-        "hour", published.alias("published_at"), published.alias("created"), F.unix_micros(published).alias("as_of_us")
+        "hour",
+        published.alias("published_at"),
+        published.alias("created"),
+        F.unix_micros(published).alias(AS_OF),
+        F.lit(ALL_KEY).alias(SCOPE),
     )
 
 

@@ -3,9 +3,11 @@
 Each write is one Delta commit, and each can be repeated: events by their identity, quarantine and audit by their file.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from pyspark import StorageLevel
 from pyspark.errors import PySparkException
@@ -31,6 +33,10 @@ from jobs.reading import list_files, read_rows
 from jobs.warehouse import Warehouse
 
 _REASONS_SHOWN = 8
+_AUDIT = (
+    "log string, source_file string, length bigint, modified timestamp, "
+    "raw bigint, accepted bigint, duplicates bigint, refused bigint"
+)
 
 
 @dataclass(frozen=True)
@@ -106,29 +112,47 @@ def take(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[L
     rows = read_rows(warehouse.spark, folder, source.files, [file.path for file in files], source.needed)
     judged = rows.transform(source.events).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        _refuse_above_limit(judged, folder, source)
+        verdicts = _verdicts(judged, folder, source)
+        _refuse_above_limit(verdicts, folder, source)
         _append_events(warehouse, judged.where(F.col(REASON).isNull()), source)
-        _append_quarantine(warehouse, judged.where(F.col(REASON).isNotNull()), source)
-        return _append_audit(warehouse, judged, source, files)
+        if any(verdict.reason for verdict in verdicts) or not warehouse.exists("quarantine"):
+            _append_quarantine(warehouse, judged.where(F.col(REASON).isNotNull()), source)
+        return _append_audit(warehouse, verdicts, source, files)
     finally:
         judged.unpersist()
 
 
-def _refuse_above_limit(judged: DataFrame, folder: str, source: LogSource) -> None:
-    by_reason = judged.groupBy(REASON).agg(F.count("*").alias("rows"), F.min("source_file").alias("example"))
+class _Verdict(NamedTuple):
+    """How many rows of a file met which fate; reason None is good."""
+
+    source_file: str
+    reason: str | None
+    rows: int
+
+
+def _verdicts(judged: DataFrame, folder: str, source: LogSource) -> list[_Verdict]:
+    """One entry for each file and reason, no more: reads every row once."""
     try:
-        counts = by_reason.orderBy(F.desc("rows")).collect()  # one row a reason
+        counted = judged.groupBy("source_file", REASON).count().collect()
     except PySparkException as error:
         raise DataError(f"{folder}/{source.files.files}: Spark cannot read it: {_first_line(error)}") from error
-    total = sum(row.rows for row in counts)
-    refused = [row for row in counts if row[REASON] is not None]
+    return [_Verdict(*row) for row in counted]
+
+
+def _refuse_above_limit(verdicts: Sequence[_Verdict], folder: str, source: LogSource) -> None:
+    where, total = f"{folder}/{source.files.files}", sum(verdict.rows for verdict in verdicts)
     if total == 0:
-        raise DataError(f"{folder}/{source.files.files}: no row in any file, expected a log")
-    share = sum(row.rows for row in refused) / total
+        raise DataError(f"{where}: no row in any file, expected a log")
+    by_reason: Counter[str] = Counter()
+    for verdict in verdicts:
+        if verdict.reason is not None:
+            by_reason[verdict.reason] += verdict.rows
+    share = by_reason.total() / total
     if share > source.refused_limit:
-        said = "\n".join(f"  {row.rows:,} x {row[REASON]} (as in {row.example})" for row in refused[:_REASONS_SHOWN])
+        example = {verdict.reason: verdict.source_file for verdict in verdicts}
+        said = "\n".join(f"  {n:,} x {reason} (as in {example[reason]})" for reason, n in by_reason.most_common(_REASONS_SHOWN))
         raise DataError(
-            f"{folder}/{source.files.files}: {share:.1%} of {total:,} rows refused, "
+            f"{where}: {share:.1%} of {total:,} rows refused, "
             f"expected at most {source.refused_limit:.1%} (limits.refused); nothing was taken:\n{said}"
         )
 
@@ -163,21 +187,22 @@ def _append_quarantine(warehouse: Warehouse, refused: DataFrame, source: LogSour
 
 
 def _append_audit(
-    warehouse: Warehouse, judged: DataFrame, source: LogSource, files: Sequence[LogFile]
+    warehouse: Warehouse, verdicts: Sequence[_Verdict], source: LogSource, files: Sequence[LogFile]
 ) -> Mapping[str, int]:
-    counted = judged.groupBy("source_file").agg(
-        F.count("*").alias("raw"), F.count(REASON).alias("refused")
-    )
-    accepted = warehouse.read(source.table).groupBy("source_file").agg(F.count("*").alias("accepted"))
-    listed = warehouse.spark.createDataFrame(
-        [(file.source_file, file.length, file.modified) for file in files],
-        "source_file string, length bigint, modified timestamp",
-    )
-    zero = {"raw": 0, "refused": 0, "accepted": 0}
-    audit = listed.join(counted, "source_file", "left").join(accepted, "source_file", "left").fillna(zero)
-    audit = audit.withColumn("duplicates", F.expr("raw - refused - accepted")).withColumn("log", F.lit(source.table))
-    columns = ("log", "source_file", "length", "modified", "raw", "accepted", "duplicates", "refused")
-    audit = audit.select(*columns).localCheckpoint()
-    warehouse.append("audit", audit, partition_by=[])
-    sums = audit.agg(*[F.sum(name).alias(name) for name in columns[4:]]).first()
-    return {"files": len(files), **(sums.asDict() if sums else {})}
+    """Accepted rows are read back from the table, so that a run which follows a killed one tells the same."""
+    names = [file.source_file for file in files]
+    there = warehouse.read(source.table).where(F.col("source_file").isin(names))
+    accepted = {row.source_file: row["count"] for row in there.groupBy("source_file").count().collect()}
+    raw, refused = Counter[str](), Counter[str]()
+    for verdict in verdicts:
+        raw[verdict.source_file] += verdict.rows
+        refused[verdict.source_file] += verdict.rows if verdict.reason is not None else 0
+    rows = []
+    for file in files:
+        name = file.source_file
+        taken = accepted.get(name, 0)
+        fates = (raw[name], taken, raw[name] - refused[name] - taken, refused[name])
+        rows.append((source.table, name, file.length, file.modified, *fates))
+    warehouse.append("audit", warehouse.spark.createDataFrame(rows, _AUDIT), partition_by=[])
+    sums = [sum(fate) for fate in zip(*[row[4:] for row in rows], strict=True)]
+    return {"files": len(files), **dict(zip(("raw", "accepted", "duplicates", "refused"), sums, strict=True))}

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from conf.errors import DataError
 from conf.personal import IdKey
@@ -64,8 +63,7 @@ class Warehouse:
             return
         if not self.exists(table):
             raise DataError(f"{path}: no such table yet, expected the one that jobs/{self.tables.made_by[table]}.py writes: run it first")
-        properties = DeltaTable.forPath(self.spark, path).detail().select(F.col("properties")).first()
-        found = dict(properties[0]) if properties else {}
+        found = {row.key: row.value for row in self.spark.sql("SHOW TBLPROPERTIES delta.`{}`".format(path.replace("`", "``"))).collect()}
         if found.get(_CONTRACT) != self.tables.contract.hash:
             raise DataError(
                 f"{path}: made with contract {str(found.get(_CONTRACT))[:12]}, expected {self.tables.contract.hash[:12]} "

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 import mmh3
 
+from conf.contract import ALL_KEY, SCOPE
+
 _STRING = 2  # feast.types.Value.ValueType.STRING
-_NO_ENTITY = {"__dummy_id": ""}  # under which Feast keeps the views that have no entity
 _INT64_TAG = 0x20  # field int64_val of feast.types.Value, as a varint
 _WORD = 1 << 64
 
@@ -20,8 +21,8 @@ class LayoutError(ValueError):
 
 
 def redis_key(project: str, entity: Mapping[str, str]) -> bytes:
-    """Redis key of an entity: join key -> value, text in canonical form; empty for a view without entity."""
-    ordered = sorted((entity or _NO_ENTITY).items())
+    """Redis key of an entity: join key -> value, text in canonical form; empty for the views `all` and `clock`."""
+    ordered = sorted((entity or {SCOPE: ALL_KEY}).items())
     parts = [struct.pack("<I", len(ordered))]
     for name, _ in ordered:
         data = name.encode()

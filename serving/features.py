@@ -14,14 +14,13 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from conf.canonical import canonical_text
-from conf.contract import CLOCK, Contract
+from conf.contract import AS_OF, CLOCK, Contract
 from conf.errors import ClickoddsError
 from conf.personal import IdKey
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter, raw_schema
 from serving.feast_layout import LayoutError, decode_int64, hash_field, redis_key
 from serving.freshness import Freshness, Reason, judge_clock
 
-AS_OF = "as_of_us"
 _LAST_SEEN = ("last_impression_us", "last_click_us")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

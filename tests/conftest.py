@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from conf.tables import Tables
 from jobs.command import Context
 from jobs.warehouse import Warehouse
 
-ID_KEY = IdKey(b"a key that only tests know, 32 b.")
+ID_KEY_HEX = b"a key that only tests know, 32 b.".hex()
+ID_KEY = IdKey(bytes.fromhex(ID_KEY_HEX))
 REAL_LOGS = Path(os.environ.get("CLICKODDS_REAL_LOGS", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
@@ -38,17 +40,24 @@ def demo_contract() -> Contract:
     return load_contract(CONF / "contracts" / "demo.yaml")
 
 
+def context_in(folder: Path, spark: SparkSession, contract: Contract) -> Context:
+    """A context whose tables, models and bundles lie in `folder`."""
+    settings: Settings = load_settings().model_copy(
+        update={"state": folder, "warehouse": str(folder / "warehouse"), "mlflow": f"sqlite:///{folder / 'mlflow.db'}"}
+    )
+    return Context(settings, contract, Warehouse(spark, Tables(str(settings.warehouse), contract), ID_KEY), ID_KEY)
+
+
 @pytest.fixture
 def make_context(spark: SparkSession, tmp_path: Path) -> Callable[[Contract], Context]:
-    """A context whose tables, models and bundles lie in the test's own folder."""
+    """Contexts in the test's own folder."""
+    return partial(context_in, tmp_path, spark)
 
-    def make(contract: Contract, folder: Path = tmp_path) -> Context:
-        settings: Settings = load_settings().model_copy(
-            update={"state": folder, "warehouse": str(folder / "warehouse"), "mlflow": f"sqlite:///{folder / 'mlflow.db'}"}
-        )
-        return Context(settings, contract, Warehouse(spark, Tables(str(settings.warehouse), contract), ID_KEY), ID_KEY)
 
-    return make
+@pytest.fixture(scope="module")
+def make_module_context(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Contract], Context]:
+    """Contexts in a folder that a module's tests share."""
+    return partial(context_in, tmp_path_factory.mktemp("module"), spark)
 
 
 @pytest.fixture(scope="session")

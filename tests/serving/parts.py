@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xgboost as xgb
 
-from conf.contract import CLOCK, Contract
+from conf.contract import ALL_KEY, CLOCK, SCOPE, Contract
 from conf.personal import IdKey
 from conf.tables import Tables
 from feature_repo.vectorize import Fitted
@@ -61,7 +61,7 @@ class FeastStore:
         """One row of a view, published `at`; Feast skips it where Redis has one as new."""
         import pandas as pd
 
-        entity = key or {"__dummy_id": ""}
+        entity = key or {SCOPE: ALL_KEY}
         row = pd.DataFrame([{**entity, **values, "published_at": at, "created": at}])
         row = row.astype({name: "Int64" for name in values})
         with quiet():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from conf.contract import ALL_KEY, SCOPE
 from serving.feast_layout import LayoutError, decode_int64, hash_field, redis_key
 from tests.serving.parts import quiet
 
@@ -18,7 +19,6 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 @pytest.fixture(scope="module")
 def feast() -> dict[str, Any]:
     with quiet():
-        from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
         from feast.infra.online_stores.helpers import _mmh3, _redis_key
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
@@ -27,7 +27,6 @@ def feast() -> dict[str, Any]:
         "key": _redis_key,
         "EntityKey": EntityKey,
         "Value": Value,
-        "dummy": {DUMMY_ENTITY_ID: DUMMY_ENTITY_VAL},
     }
 
 
@@ -44,8 +43,8 @@ def test_a_key_is_feast_s(feast: dict[str, Any], project: str, entity: dict[str,
     assert redis_key(project, entity) == _feast_key(feast, project, entity)
 
 
-def test_the_empty_key_is_feast_s_dummy_entity(feast: dict[str, Any]) -> None:
-    assert redis_key("demo", {}) == _feast_key(feast, "demo", feast["dummy"])
+def test_the_empty_key_is_an_entity_of_its_own(feast: dict[str, Any]) -> None:
+    assert redis_key("demo", {}) == _feast_key(feast, "demo", {SCOPE: ALL_KEY})
 
 
 @given(view=NAMES, feature=NAMES)

@@ -18,7 +18,7 @@ from conf.errors import ClickoddsError
 from conf.redis_server import free_port, redis_server
 from feature_repo.catalogue import raw_schema
 from serving.feast_layout import hash_field, redis_key
-from serving.features import AS_OF as AS_OF_COLUMN
+from conf.contract import AS_OF as AS_OF_COLUMN
 from serving.features import OnlineFeatures, RawFeatures, RequestValue, connect_redis
 from serving.freshness import Reason
 from tests.serving.parts import AS_OF, ID_KEY, FeastStore, microseconds, quiet
@@ -70,13 +70,6 @@ def _all_unavailable(contract: Contract, read: RawFeatures) -> bool:
 def _direct(address: str) -> redis.Redis:
     host, _, port = address.partition(":")
     return redis.Redis(host=host, port=int(port))
-
-
-def test_the_clock_s_column_is_the_one_that_feast_writes(feast_stores: dict[str, FeastStore]) -> None:
-    with quiet():
-        from feature_repo import definitions
-
-    assert AS_OF_COLUMN == definitions.AS_OF
 
 
 def test_the_batch_has_the_raw_schema_and_a_row_for_each_candidate(demo: Contract, filled_redis: str) -> None:

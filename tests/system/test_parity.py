@@ -1,0 +1,239 @@
+"""What was trained is what is served: every HTTP answer equals, bit for bit, what the batch path computes for the same instant.
+
+The whole path on real parts: a simulated log through the jobs, `feast apply` and `feast materialize` from the shell, a real
+Redis, the server as a process of its own.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import redis
+import yaml
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from conf.contract import Contract
+from conf.environment import environment
+from conf.redis_server import redis_server
+from conf.settings import ROOT
+from feature_repo.catalogue import raw_schema
+from feature_repo.vectorize import vectorize
+from jobs.command import Context
+from jobs.features import raw_columns, with_counters
+from jobs.pipeline import STEPS
+from jobs.simulate import write_log
+from jobs.simulation import Plan
+from models.published import Champion, load_champion
+from serving.feast_layout import hash_field, redis_key
+from tests.conftest import ID_KEY_HEX
+from tests.logs import changed
+
+PLAN = Plan(impressions=40_000, days=2, seed=11)
+ASKED = 1_000
+
+
+@dataclass(frozen=True)
+class Running:
+    """The path, ready to be asked."""
+
+    context: Context
+    champion: Champion
+    log: Path
+    end: datetime  # of the materialization
+    redis: str
+    port: int
+
+
+@pytest.fixture(scope="module")
+def contract(demo_contract: Contract) -> Contract:
+    """The demo's log with short windows, so that keys fall silent, and a key with nulls."""
+    keys = {name: list(columns) for name, columns in demo_contract.keys.items()} | {"device": ["device"]}
+    simulate = demo_contract.model_dump(mode="json", by_alias=True)["simulate"]
+    simulate["user_id"]["values"] = 3_000
+    return changed(demo_contract, name="parity", windows=["1h", "3h", "6h"], keys=keys, simulate=simulate)
+
+
+@pytest.fixture(scope="module")
+def path(
+    spark: SparkSession, make_module_context: Callable[[Contract], Context], contract: Contract, tmp_path_factory: Any
+) -> Iterator[Running]:
+    context = make_module_context(contract)
+    folder = context.settings.state
+    log = folder / "log"
+    write_log(spark, contract, PLAN, str(log))
+    for job in STEPS.values():
+        job(context, argparse.Namespace(data=str(log), as_of=None, version=None))
+    champion = load_champion(context.settings.bundles(contract.name))
+    assert champion is not None
+    assert champion.bundle.kind == "trees"
+    end = _busy_hour(context)
+    contract_file = folder / "parity.yaml"
+    contract_file.write_text(yaml.safe_dump(contract.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
+    with redis_server(folder / "redis") as address:
+        settings = context.settings.model_copy(update={"contract": contract_file, "redis": address})
+        own = {"CLICKODDS_WAREHOUSE": str(settings.warehouse), "CLICKODDS_ID_KEY": ID_KEY_HEX}
+        env = {**os.environ, **environment(settings), **own}
+        _feast(env, "apply")
+        _feast(env, "materialize", (end - timedelta(days=9)).isoformat(), end.isoformat())
+        with _server(env) as port:
+            yield Running(context, champion, log, end, address, port)
+
+
+def _busy_hour(context: Context) -> datetime:
+    """The start of an hour of the second day with enough impressions, which is when its counters are published too."""
+    hours = context.warehouse.read("impressions").groupBy(F.date_trunc("hour", "event_timestamp").alias("hour")).count()
+    row = hours.where(F.col("count") > ASKED).orderBy(F.desc("hour")).first()
+    assert row is not None, "the simulated log has too few impressions in every hour"
+    return row["hour"].replace(tzinfo=UTC)  # type: ignore[no-any-return]
+
+
+def _feast(env: dict[str, str], *arguments: str) -> None:
+    command = ["feast", "-c", str(ROOT / "feature_repo"), *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def _server(env: dict[str, str]) -> Iterator[int]:
+    command = [sys.executable, "-m", "serving", "--port", "0"]
+    with subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            said = server.stdout.readline() if server.stdout else ""
+            address = re.search(r"http://127\.0\.0\.1:(\d+).*ready", said)
+            assert address is not None, said
+            yield int(address[1])
+        finally:
+            server.terminate()
+
+
+def _asked_rows(path: Running) -> DataFrame:
+    """Impressions of the hour after the materialization, as the tables have them."""
+    event = F.col("event_timestamp")
+    until = path.end + timedelta(hours=1)
+    return path.context.warehouse.read("impressions").where((event >= F.lit(path.end)) & (event < F.lit(until)))
+
+
+def _batch(path: Running) -> tuple[list[str], pa.RecordBatch]:
+    """Ids and raw values of the asked rows by the training set's builder."""
+    warehouse, contract = path.context.warehouse, path.context.contract
+    features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)))
+    rows = _asked_rows(path).transform(features).select("impression_id", *raw_columns(contract)).orderBy("impression_id")
+    table = rows.toArrow()
+    batch = table.drop(["impression_id"]).cast(raw_schema(contract)).combine_chunks().to_batches()[0]
+    return table.column("impression_id").to_pylist(), batch
+
+
+def _requests(path: Running, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """A request for each impression, from the log's own lines: ids in clear, nulls left out or said, each with its own time."""
+    import gzip
+
+    contract, wanted, made = path.context.contract, set(ids), {}
+    for file in sorted(path.log.glob("impressions*")):
+        for line in gzip.open(file, "rt"):
+            try:
+                row = json.loads(line)
+                at = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=row["served_at"])
+            except (ValueError, KeyError, TypeError):
+                continue  # a corrupt row
+            name = row.get("impression_id")
+            if name in wanted and name not in made and row.get("age") != 9999:
+                said = {of: {c: row[c] for c in contract.columns_of(of) if c in row} for of in ("request", "candidate")}
+                made[name] = {
+                    "request_id": name, "time": at.isoformat(), "context": said["request"], "candidates": [said["candidate"]],
+                }  # fmt: skip
+    return made
+
+
+def _ask(path: Running, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", path.port, timeout=30)
+    answers = []
+    for request in requests:
+        connection.request("POST", "/v1/predict", json.dumps(request), {"content-type": "application/json"})
+        response = connection.getresponse()
+        body = response.read()
+        assert response.status == 200, body
+        answers.append(json.loads(body))
+    connection.close()
+    return answers
+
+
+def test_every_answer_equals_the_batch_path_to_the_bit(path: Running) -> None:
+    ids, raw = _batch(path)
+    requests = _requests(path, ids)
+    assert len(ids) >= ASKED
+    assert set(requests) == set(ids)
+    answers = _ask(path, [requests[name] for name in ids])
+    assert {(a["degraded"], a["model_version"]) for a in answers} == {(False, path.champion.version)}
+    served = np.array([answer["predictions"][0]["ctr"] for answer in answers])
+    expected = path.champion.bundle.probabilities(raw)
+    np.testing.assert_array_equal(served, expected)
+    assert len(np.unique(expected)) > 200, "a model that says the same of everything proves nothing"
+
+    counters = raw.select([name for name in raw.schema.names if "__" in name])
+    zero = np.asarray(counters.column("user__impressions_6h")) == 0
+    assert zero.sum() > 50, "users that are new"
+    assert _fell_silent(path, ids), "users that were counted once and have expired"
+    assert counters.column("device__impressions_6h").null_count > 20, "a key whose column is null"
+    assert raw.column("age").null_count > 50, "numbers that are missing"
+
+
+def _fell_silent(path: Running, ids: list[str]) -> int:
+    """How many of the asked rows are of a user whose newest published row is all zeros."""
+    rows = path.context.warehouse.read("counters_user").where(F.col("published_at") <= F.lit(path.end))
+    newest = rows.groupBy("user_id").agg(F.max_by("impressions_6h", "published_at").alias("now")).where("now = 0")
+    return _asked_rows(path).join(newest, "user_id").count()
+
+
+def test_a_single_changed_integer_in_redis_is_seen(path: Running) -> None:
+    """The comparison above can fail: change one counter online, and the answer of that user's request alone moves."""
+    contract = path.context.contract
+    ids, raw = _batch(path)
+    counts = np.asarray(raw.column("user__impressions_6h"))
+    features = path.champion.bundle.fitted.names
+    index = int(np.argmax(counts))
+    requests = _requests(path, ids)
+    host, _, port = path.redis.partition(":")
+    client = redis.Redis(host=host, port=int(port))
+    key = redis_key(contract.name, {"user_id": raw.column("user_id")[index].as_py()})
+    fields = [hash_field("user", f"{what}_{window}") for what in ("impressions", "clicks") for window in ("1h", "3h", "6h")]
+    before = client.hmget(key, fields)
+    assert all(before), "the test looks where serving looks"
+    client.hset(key, mapping={field: b"\x20\x32" for field in fields})  # 50 of everything
+    try:
+        served = _ask(path, [requests[ids[index]]])[0]["predictions"][0]["ctr"]
+    finally:
+        client.hset(key, mapping=dict(zip(fields, before, strict=True)))
+    assert served != path.champion.bundle.probabilities(raw)[index]
+    assert vectorize(raw, path.champion.bundle.fitted).shape == (len(ids), len(features))
+
+
+def test_a_future_click_changes_nothing(path: Running) -> None:
+    """Planted counter rows that became known after an impression do not show in its as-of values."""
+    warehouse, contract = path.context.warehouse, path.context.contract
+
+    def with_future(key: str) -> DataFrame:
+        rows = warehouse.read(warehouse.tables.counters(key))
+        later = path.end + timedelta(hours=1)
+        counts = [c for c in contract.counter_columns if not c.startswith("last_")]
+        planted = rows.where(F.col("published_at") >= F.lit(later)).withColumns({c: F.lit(10**6).cast("bigint") for c in counts})
+        return rows.where(F.col("published_at") < F.lit(later)).unionByName(planted)
+
+    asked = _asked_rows(path)
+    columns = ["impression_id", *raw_columns(contract)]
+    honest = asked.transform(with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key))))
+    planted = asked.transform(with_counters(contract, with_future))
+    assert honest.select(columns).exceptAll(planted.select(columns)).isEmpty()
