@@ -107,6 +107,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder / MANIFEST}: {error}, expected a bundle made by jobs/train.py") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{folder / MANIFEST}: found another format, expected {FORMAT}")
+    expected = {"identity": str, "kind": str, "contract_hash": str, "id_key_fingerprint": str, "files": dict}
+    if wrong := [name for name, kind in expected.items() if not isinstance(manifest.get(name), kind)]:
+        raise BundleError(f"{folder / MANIFEST}: lacks {', '.join(wrong)}, expected what jobs/train.py writes")
     return manifest
 
 

@@ -1,0 +1,43 @@
+"""What vectors need beyond raw values, learned from training rows by aggregates that Spark computes where the rows lie."""
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from conf.contract import Contract
+from conf.settings import Train
+from feature_repo.catalogue import catalogue
+from feature_repo.vectorize import Fitted
+from models.split import Slice
+
+MAX_VOCABULARY = 10_000  # values of one column; a column with more is an id, and ids enter through their counters
+
+
+def fit_state(rows: DataFrame, contract: Contract, recipe: Train, part: Slice) -> Fitted:
+    """The fitted state of the rows of `part`, a slice of `rows` with both labels: base rate and vocabularies.
+
+    A category's values stand by falling count, then by text; those with fewer than `recipe.rare_below` rows are "other".
+    """
+    return Fitted.of(
+        contract,
+        base_rate=part.clicks / part.rows,
+        strength=recipe.prior_impressions,
+        vocabularies=_vocabularies(rows.where(part.within()), contract, recipe.rare_below),
+    )
+
+
+def _vocabularies(rows: DataFrame, contract: Contract, rare_below: int) -> dict[str, tuple[str, ...]]:
+    columns = [feature.column for feature in catalogue(contract) if feature.kind == "category"]
+    if not columns:
+        return {}
+    pairs = F.array(*(F.struct(F.lit(name).alias("name"), F.col(name).alias("value")) for name in columns))
+    values = rows.select(F.explode(pairs).alias("pair")).select("pair.*").where(F.col("value").isNotNull())
+    counts = values.groupBy("name", "value").count()
+    by_frequency = Window.partitionBy("name").orderBy(F.desc("count"), "value")
+    kept = (
+        counts.where(F.col("count") >= rare_below)
+        .withColumn("rank", F.row_number().over(by_frequency))
+        .where(F.col("rank") <= MAX_VOCABULARY)
+        .orderBy("name", "rank")
+        .collect()
+    )
+    return {name: tuple(row["value"] for row in kept if row["name"] == name) for name in columns}

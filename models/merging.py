@@ -1,0 +1,130 @@
+"""Several Boosters averaged into one whose margins are the same to the bit in every order and on every engine.
+
+Leaf values are multiples of 2**-20 and small enough that every partial sum of a row's leaves is a float32: adding them rounds
+nothing. The intercept is one more tree of a single leaf, because XGBoost keeps `base_score` as a probability and its margin
+would lie off the grid; base_score becomes 0.5, whose margin is 0.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xgboost as xgb
+
+from conf.errors import DataError
+
+GRID = 2.0**-20
+BOUND = 16.0  # below it a float32 holds every multiple of GRID
+_CHECKED_ROWS = 512
+
+Tree = dict[str, Any]
+
+
+def merge(boosters: Sequence[xgb.Booster], *, base_rate: float, names: Sequence[str]) -> bytes:
+    """The average of the boosters' margins as one Booster, UBJSON; the same boosters give the same bytes.
+
+    base_rate: the base_score that they were fitted with, in (0, 1). names: the features', in order.
+    Raises DataError where the sum would not be exact (margins of 16 and more, or a reloaded model that answers otherwise).
+    """
+    documents = [json.loads(bytes(booster.save_raw("json"))) for booster in boosters]
+    trees = [tree for document in documents for tree in _model(document)["trees"]]
+    for tree in trees:
+        _scale_leaves(tree, 1 / len(boosters))
+    trees.append(_single_leaf(math.log(base_rate / (1 - base_rate)), len(names)))
+    booster = assemble(documents[0], trees, names)
+    check(booster, trees)
+    return bytes(booster.save_raw("ubj"))
+
+
+def assemble(template: dict[str, Any], trees: Sequence[Tree], names: Sequence[str]) -> xgb.Booster:
+    """A Booster of these trees in this order; objective and format follow `template`, a model in XGBoost's JSON."""
+    document: dict[str, Any] = json.loads(json.dumps(template))
+    learner, model = document["learner"], _model(document)
+    model["trees"] = [{**tree, "id": index} for index, tree in enumerate(trees)]
+    model["tree_info"] = [0] * len(trees)
+    model["iteration_indptr"] = list(range(len(trees) + 1))
+    model["gbtree_model_param"] |= {"num_trees": str(len(trees)), "num_parallel_tree": "1"}
+    learner["attributes"] = {}  # best_iteration would cut the trees of the other seeds
+    learner["feature_names"] = list(names)
+    learner["feature_types"] = ["float"] * len(names)
+    parameters = learner["learner_model_param"]
+    parameters["base_score"] = "[5E-1]" if str(parameters["base_score"]).startswith("[") else "5E-1"
+    booster = xgb.Booster({"nthread": 1})
+    booster.load_model(bytearray(json.dumps(document).encode()))
+    return booster
+
+
+def trees_of(booster: xgb.Booster) -> list[Tree]:
+    """The trees as they stand in XGBoost's JSON."""
+    trees: list[Tree] = _model(json.loads(bytes(booster.save_raw("json"))))["trees"]
+    return trees
+
+
+def check(booster: xgb.Booster, trees: Sequence[Tree]) -> None:
+    """Raises DataError unless the reloaded booster's margins are the exact sums of the trees' leaves."""
+    largest = sum(max(abs(tree["split_conditions"][leaf]) for leaf in _leaves(tree)) for tree in trees)
+    if not largest < BOUND:
+        raise DataError(f"model: margins may reach {largest:.1f} in log odds, expected less than {BOUND:.0f}: use fewer rounds")
+    reloaded = xgb.Booster({"nthread": 1})
+    reloaded.load_model(booster.save_raw("ubj"))
+    rows = _probing_rows(trees, booster.num_features())
+    matrix = xgb.DMatrix(rows, feature_names=booster.feature_names, feature_types=booster.feature_types)
+    leaves = reloaded.predict(matrix, pred_leaf=True).reshape(len(rows), len(trees)).astype(int)
+    values = [np.asarray(tree["split_conditions"], dtype=np.float64) for tree in trees]
+    exact = np.sum([values[index][leaves[:, index]] for index in range(len(trees))], axis=0)
+    found = reloaded.inplace_predict(rows, predict_type="margin")
+    if wrong := int(np.sum(found.astype(np.float64) != exact)):
+        raise DataError(f"model: {wrong} of {len(rows)} reloaded margins are not the sum of their leaves, expected all")
+
+
+def _model(document: dict[str, Any]) -> dict[str, Any]:
+    model: dict[str, Any] = document["learner"]["gradient_booster"]["model"]
+    return model
+
+
+def _leaves(tree: Tree) -> list[int]:
+    return [node for node, child in enumerate(tree["left_children"]) if child == -1]
+
+
+def _on_grid(value: float) -> float:
+    return round(value / GRID) * GRID
+
+
+def _scale_leaves(tree: Tree, share: float) -> None:
+    for leaf in _leaves(tree):
+        tree["split_conditions"][leaf] = _on_grid(tree["split_conditions"][leaf] * share)
+
+
+def _single_leaf(margin: float, num_feature: int) -> Tree:
+    value = _on_grid(margin)
+    return {  # XGBoost's reader tells 0 from 0.0
+        **{name: [0] for name in ("default_left", "split_indices", "split_type")},
+        **{name: [] for name in ("categories", "categories_nodes", "categories_segments", "categories_sizes")},
+        "loss_changes": [0.0],
+        "base_weights": [value],
+        "split_conditions": [value],
+        "left_children": [-1],
+        "right_children": [-1],
+        "parents": [2147483647],
+        "sum_hessian": [1.0],
+        "tree_param": {"num_deleted": "0", "num_feature": str(num_feature), "num_nodes": "1", "size_leaf_vector": "1"},
+    }
+
+
+def _probing_rows(trees: Sequence[Tree], num_feature: int) -> npt.NDArray[np.float32]:
+    """Rows on both sides of the trees' thresholds, one value in six missing."""
+    thresholds: list[list[float]] = [[0.0] for _ in range(num_feature)]
+    for tree in trees:
+        for node, child in enumerate(tree["left_children"]):
+            if child != -1:
+                thresholds[tree["split_indices"][node]].append(tree["split_conditions"][node])
+    draw = np.random.default_rng(0)
+    rows = np.empty((_CHECKED_ROWS, num_feature), dtype=np.float32)
+    for index, values in enumerate(thresholds):
+        chosen = draw.choice(np.asarray(values, dtype=np.float32), _CHECKED_ROWS)
+        rows[:, index] = np.where(draw.uniform(size=_CHECKED_ROWS) < 0.5, chosen, np.nextafter(chosen, np.float32(-np.inf)))
+    rows[draw.uniform(size=rows.shape) < 1 / 6] = np.nan
+    return rows
