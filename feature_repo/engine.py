@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 import redis
-from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
+from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine, LocalComputeEngineConfig
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from conf.contract import CLOCK
 from conf.errors import EXIT_TRY_AGAIN
@@ -34,11 +36,11 @@ class ClockLastEngine(LocalComputeEngine):
 
     def materialize(
         self, registry: BaseRegistry, tasks: MaterializationTask | list[MaterializationTask], **kwargs: Any
-    ) -> list[LocalMaterializationJob]:
+    ) -> list[MaterializationJob]:
         """A job for each task, in the tasks' order. After a first failure nothing more is written, so the clock stays behind."""
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else tasks
         self._require_redis()
-        jobs: dict[str, LocalMaterializationJob] = {}
+        jobs: dict[str, MaterializationJob] = {}
         failed: BaseException | None = None
         for task in sorted(tasks, key=lambda task: task.feature_view.name == CLOCK):
             name = task.feature_view.name
@@ -54,7 +56,9 @@ class ClockLastEngine(LocalComputeEngine):
     def _require_redis(self) -> None:
         address = self.repo_config.online_store.connection_string
         host, _, port = address.split(",")[0].rpartition(":")
-        client = redis.Redis(host=host, port=int(port), socket_timeout=5, socket_connect_timeout=5, retry=None)
+        client = redis.Redis(
+            host=host, port=int(port), socket_timeout=5, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0)
+        )
         try:
             client.ping()
         except redis.RedisError as error:

@@ -66,7 +66,7 @@ def smoothed_rate(clicks: Float64, impressions: Float64, *, prior: Float64 | flo
 
 
 def prior_rate(raw: pa.RecordBatch, fitted: Fitted) -> Float64:
-    """Each row's prior: the rate of everything over the longest window, shrunk to the base rate, which stands in where unknown."""
+    """Each row's prior: the rate of everything over the longest window, shrunk to the base rate; that itself where unknown."""
     clicks = _floats(raw, raw_counter(ALL_KEY, f"clicks_{fitted.longest_window}"))
     impressions = _floats(raw, raw_counter(ALL_KEY, f"impressions_{fitted.longest_window}"))
     rate = smoothed_rate(clicks, impressions, prior=fitted.base_rate, strength=fitted.strength)

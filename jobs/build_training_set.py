@@ -26,8 +26,8 @@ def build_training_set(context: Context, args: argparse.Namespace) -> Mapping[st
     labels = warehouse.read("labels").select("impression_id", "label")
     features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)))
     rows = impressions.join(labels, "impression_id").transform(features)
-    columns = ["impression_id", *raw_columns(contract), "label", F.lit(1.0).alias("weight"), "date"]
-    warehouse.replace("training_set", rows.select(*columns), partition_by=["date"])
+    rows = rows.select("impression_id", *raw_columns(contract), "label", F.lit(1.0).alias("weight"), "date")
+    warehouse.replace("training_set", rows, partition_by=["date"])
     written = warehouse.read("training_set").agg(F.count("*").alias("rows"), F.sum("label").alias("clicked")).first()
     counts = written.asDict() if written else {}
     if counts["rows"] != (labelled := warehouse.count("labels")):

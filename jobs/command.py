@@ -53,7 +53,7 @@ def run_job(name: str, job: Job, parser: argparse.ArgumentParser) -> int:
             warehouse = Warehouse(spark, Tables(str(settings.warehouse), contract), id_key)
             timed(name, job, Context(settings, contract, warehouse, id_key), args)
     except ClickoddsError as error:
-        log.error("%s: refused\n%s", name, error)  # noqa: TRY400  # the text is for a person; a trace would hide it
+        log.error("%s: refused\n%s", name, error)  # the text is for a person; a trace would hide it
         return error.exit_code
     return 0
 

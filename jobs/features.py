@@ -52,4 +52,4 @@ def _zeros_where_silent(contract: Contract) -> dict[str, F.Column]:  # type: ign
 
 def raw_columns(contract: Contract) -> list[str]:
     """Columns of the raw values, in the schema's order."""
-    return raw_schema(contract).names
+    return list(raw_schema(contract).names)

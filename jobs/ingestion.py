@@ -179,7 +179,8 @@ def _append_new(warehouse: Warehouse, table: str, events: DataFrame, identity: t
 
 
 def _append_quarantine(warehouse: Warehouse, refused: DataFrame, source: LogSource) -> None:
-    rows = refused.select(F.lit(source.table).alias("log"), "source_file", "position", REASON, "row", F.col("arrived").alias("date"))
+    log, date = F.lit(source.table).alias("log"), F.col("arrived").alias("date")
+    rows = refused.select(log, "source_file", "position", REASON, "row", date)
     if warehouse.exists("quarantine"):  # a killed run may have written them: one commit holds all of a file's
         there = warehouse.read("quarantine").select("log", "source_file").distinct()
         rows = rows.join(there, ["log", "source_file"], "left_anti").select(*rows.columns)

@@ -1,7 +1,7 @@
 """Give every mature impression its label: 1 if a click counts for it, else 0.
 
-An impression is mature once attribution window and allowed lateness have passed at `--as-of` (default: the newest known time in the
-log, or the contract's `complete_through`). The whole table is made anew, in one commit; a rerun ends in the same rows.
+An impression is mature once attribution window and allowed lateness have passed at `--as-of` (default: the newest known time in
+the log, or the contract's `complete_through`). The whole table is made anew, in one commit; a rerun ends in the same rows.
 
 Cost: one join of impressions and clicks on the impression's id.
 

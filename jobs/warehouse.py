@@ -62,12 +62,15 @@ class Warehouse:
         if table in self._checked:
             return
         if not self.exists(table):
-            raise DataError(f"{path}: no such table yet, expected the one that jobs/{self.tables.made_by[table]}.py writes: run it first")
-        found = {row.key: row.value for row in self.spark.sql("SHOW TBLPROPERTIES delta.`{}`".format(path.replace("`", "``"))).collect()}
+            job = f"jobs/{self.tables.made_by[table]}.py"
+            raise DataError(f"{path}: no such table yet, expected the one that {job} writes: run it first")
+        name = path.replace("`", "``")
+        found = {row.key: row.value for row in self.spark.sql(f"SHOW TBLPROPERTIES delta.`{name}`").collect()}
         if found.get(_CONTRACT) != self.tables.contract.hash:
             raise DataError(
                 f"{path}: made with contract {str(found.get(_CONTRACT))[:12]}, expected {self.tables.contract.hash[:12]} "
-                f'("{self.tables.contract.name}" as it reads now): give the changed contract another name, or remove the folder and ingest again'
+                f'("{self.tables.contract.name}" as it reads now): give the changed contract another name, '
+                "or remove the folder and ingest again"
             )
         if found.get(_ID_KEY) != self.id_key.fingerprint:
             raise DataError(

@@ -144,7 +144,7 @@ def _verified(path: Path, expected: str) -> bytes:
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}, expected a file of the bundle") from None
     if (found := _sha256(data)) != expected:
-        raise BundleError(f"{path}: sha256 is {found[:12]}..., expected {expected[:12]}...: changed after it was made; not loaded")
+        raise BundleError(f"{path}: sha256 is {found[:12]}, expected {expected[:12]}: changed after it was made; not loaded")
     return data
 
 

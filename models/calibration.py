@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Calibrator:
-    """kind "none": the margin as it is, plus `shift` in log odds (the correction for downsampled negatives, 0 where none were)."""
+    """kind "none": the margin as it is, plus `shift` in log odds: the correction for downsampled negatives, 0 where none were."""
 
     kind: Literal["none"] = "none"
     shift: float = 0.0

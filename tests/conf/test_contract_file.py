@@ -40,7 +40,7 @@ def test_the_contracts_we_ship_are_valid(name: str) -> None:
         ("placement: [placement_id]", "placement: [ad_id]", "placement: [", 'has the columns of "ad"'),
         ("  ad: [ad_id]", "  all: [ad_id]", "  ad: [", '"all" is counted anyway'),
         ("user: [user_id]", "user: [age]", "user: [user_id]", 'column "age" is a number, expected an id or a category'),
-        ("of: request, type: category, missing", "of: reqest, type: category, missing", "device:", "input should be 'request' or"),
+        ("of: request, type: category, mi", "of: reqest, type: category, mi", "device:", "input should be 'request' or"),
         ("  device: ", "  label: ", "  device: ", 'the tables use the name "label" themselves'),
         ("  device: ", "  USER_ID: ", "  device: ", 'differs from "user_id" only by case'),
         ("skew: 5m", "skew: 5m, window: 1h", "label:", 'unknown key; expected one of attribution_window'),

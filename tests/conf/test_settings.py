@@ -22,7 +22,7 @@ def test_everything_written_lies_below_one_folder_by_default(monkeypatch: pytest
 
 def test_a_wrong_value_is_named_with_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLICKODDS_SERVING__PORT", "seventy")
-    with pytest.raises(SettingsError, match="serving.port: .*found 'seventy'"):
+    with pytest.raises(SettingsError, match=r"serving\.port: .*found 'seventy'"):
         load_settings()
 
 

@@ -32,13 +32,6 @@ def test_the_newest_finished_run_stays_and_older_ones_go(tmp_path: Path) -> None
         assert [path.is_dir() for path in (first, second, failed, other_log, running)] == [False, True, False, True, True]
 
 
-def test_a_contract_whose_name_begins_like_another_keeps_its_runs(tmp_path: Path) -> None:
-    longer = finished_run(tmp_path, "demo-2", 100.0)
-    with new_run(tmp_path, "demo") as run:
-        assert run.name == "demo-1"
-    assert longer.is_dir()
-
-
 def test_the_newest_of_all_contracts_is_served_by_one_at_a_time(tmp_path: Path) -> None:
     finished_run(tmp_path, "demo", 200.0)
     finished_run(tmp_path, "other", 100.0)

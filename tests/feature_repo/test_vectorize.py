@@ -65,7 +65,8 @@ def test_hour_and_day_are_those_of_the_contracts_zone(demo_contract: Contract) -
 def test_a_row_does_not_depend_on_its_neighbours(demo_contract: Contract, fitted: Fitted) -> None:
     rng = np.random.default_rng(0)
     counts = [name for name in raw_schema(demo_contract).names if "impressions_" in name or "clicks_" in name]
-    rows = [{name: int(value) for name, value in zip(counts, rng.integers(0, 5000, len(counts)), strict=True)} for _ in range(257)]
+    drawn = rng.integers(0, 5000, (257, len(counts)))
+    rows = [dict(zip(counts, map(int, values), strict=True)) for values in drawn]
     together = vectorize(batch(demo_contract, *rows), fitted)
     alone = np.concatenate([vectorize(batch(demo_contract, row), fitted) for row in rows])
     np.testing.assert_array_equal(together, alone)

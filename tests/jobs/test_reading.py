@@ -63,7 +63,7 @@ def write_csv(folder: Path, separator: str, times: tuple[Any, ...]) -> None:
 def write_json(folder: Path, times: tuple[Any, ...]) -> None:
     (folder / "log.json").write_text(
         f'{{"id": 7, "when": {times[0]}, "visitor no.": 42, "country": "de", "price": 1.5, "creative": "x", "clicked": 1}}\n'
-        f'{{"id": "8", "when": {times[1]}, "visitor no.": "43", "country": "", "creative": true, "clicked": false, "more": 1}}\n\n'
+        f'{{"id": "8", "when": {times[1]}, "visitor no.": "43", "country": "", "creative": true, "clicked": false, "x": 1}}\n\n'
     )
 
 
@@ -138,7 +138,7 @@ def test_batch_text_is_the_requests_canonical_text(spark: SparkSession, tmp_path
 def test_a_refused_row_says_why_and_keeps_no_personal_value(spark: SparkSession, demo_contract: Contract, tmp_path: Path) -> None:
     from tests.logs import impression, write_lines
 
-    bad = {
+    bad: dict[str, Any] = {
         "malformed row": '{"impression_id": "cut',
         "impression id: missing": impression(1, 0, impression_id=""),
         "event time (served_at): unreadable": impression(2, 0, served_at="yesterday"),

@@ -13,15 +13,15 @@ import pytest
 import redis
 from redis.asyncio.connection import AbstractConnection
 
+from conf.contract import AS_OF as AS_OF_COLUMN
 from conf.contract import CLOCK, Contract
 from conf.errors import ClickoddsError
 from conf.redis_server import free_port, redis_server
 from feature_repo.catalogue import raw_schema
 from serving.feast_layout import hash_field, redis_key
-from conf.contract import AS_OF as AS_OF_COLUMN
 from serving.features import OnlineFeatures, RawFeatures, RequestValue, connect_redis
 from serving.freshness import Reason
-from tests.serving.parts import AS_OF, ID_KEY, FeastStore, microseconds, quiet
+from tests.serving.parts import AS_OF, ID_KEY, FeastStore, microseconds
 
 HOUR = timedelta(hours=1)
 CONTEXT = {"user_id": "known", "placement_id": "home", "device": None, "age": 33}

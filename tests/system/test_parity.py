@@ -207,7 +207,7 @@ def test_a_single_changed_integer_in_redis_is_seen(path: Running) -> None:
     index = int(np.argmax(counts))
     requests = _requests(path, ids)
     host, _, port = path.redis.partition(":")
-    client = redis.Redis(host=host, port=int(port))
+    client: Any = redis.Redis(host=host, port=int(port))  # its types know no binary keys
     key = redis_key(contract.name, {"user_id": raw.column("user_id")[index].as_py()})
     fields = [hash_field("user", f"{what}_{window}") for what in ("impressions", "clicks") for window in ("1h", "3h", "6h")]
     before = client.hmget(key, fields)
