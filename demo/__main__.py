@@ -33,7 +33,7 @@ def main() -> int:
     )
     parser.add_argument("--contract", type=Path, metavar="FILE", help="the log contract (default: the setting `contract`)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="the log (default: one is simulated)")
-    parser.add_argument("--impressions", type=int, metavar="N", help="how many to simulate (default: those of jobs/simulate.py)")
+    parser.add_argument("--impressions", type=int, metavar="N", default=60_000, help="how many to simulate (default: %(default)s)")
     args = parser.parse_args()
     stop_politely()
     try:
@@ -45,7 +45,7 @@ def main() -> int:
             return EXIT_USAGE
         with new_run(settings.state / "demo", contract.name) as folder:
             result, request = _run(settings, contract, path, folder, args)
-            finish(folder, {"contract": str(path), "request": request})
+            finish(folder, {"contract": str(path), "request": _without_persons(contract, request)})
     except (ClickoddsError, StepFailed) as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code
@@ -95,7 +95,7 @@ def _log_folder(table: Table, children: Children, path: Path, folder: Path, args
     if args.data is not None:
         return Path(args.data).resolve()
     log = folder / "log"
-    size = [] if args.impressions is None else ["--impressions", str(args.impressions)]
+    size = ["--impressions", str(args.impressions)]
     command = ["spark-submit", "jobs/simulate.py", "--contract", str(path), "--out", str(log), *size]
     with table.step("simulate") as note:
         said = children.run("simulate", command)
@@ -110,6 +110,15 @@ def _log_to_model(table: Table, children: Children, path: Path, data: Path) -> d
         note["did"] = "(Spark's start, counting rows)"
         said = children.run("pipeline", command, on_line=lambda line: table.job_line(line, inside="pipeline"))
     return dict(json.loads(next(line for line in reversed(said) if line.startswith("{"))))
+
+
+def _without_persons(contract: Contract, request: dict[str, Any]) -> dict[str, Any]:
+    """The request with a stranger's ids in the place of personal ones: what may be kept."""
+
+    def strange(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: "a-stranger" if name in contract.personal else value for name, value in values.items()}
+
+    return {**request, "context": strange(request["context"]), "candidates": [strange(c) for c in request["candidates"]]}
 
 
 def _entities(address: str, children: Children) -> int:

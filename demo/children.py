@@ -48,13 +48,14 @@ class Children:
         return said
 
     def lines(self, step: str, child: subprocess.Popen[str]) -> Iterator[str]:
-        """What a child writes to stdout, line by line; its log gets it too.
+        """What a child writes to stdout, line by line; its log gets it too, but for JSON: a summary names ids in clear.
 
         Under spark-submit that is stderr as well: Spark merges the two for a driver in Python.
         """
         with open(self.log(step), "a", buffering=1) as log:
             for line in child.stdout or ():
-                log.write(line)
+                if not line.startswith("{"):
+                    log.write(line)
                 yield line.rstrip("\n")
 
     @contextmanager

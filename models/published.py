@@ -27,13 +27,23 @@ def publish(root: Path, source: Path, version: str) -> None:
     """Copy a bundle below `root` and point to it. A reader sees the old champion or the new, never half of one."""
     identity = read_manifest(source)["identity"]
     target = root / identity
-    if not target.is_dir():
-        copy = root / f".{identity}.{os.getpid()}"
+    copy = root / f".{identity}.{os.getpid()}"
+    if not _verifies(target, identity):
+        if target.exists():  # broken since it was published: what serves from memory does not mind
+            target.rename(copy.with_suffix(".broken"))
         shutil.copytree(source, copy)
         copy.rename(target)
     pointer = root / f".{_POINTER}.{os.getpid()}"
     pointer.write_text(json.dumps({"version": version, "identity": identity}) + "\n")
     pointer.replace(root / _POINTER)
+
+
+def _verifies(folder: Path, identity: str) -> bool:
+    try:
+        load_bundle(folder, identity=identity)
+    except BundleError:
+        return False
+    return True
 
 
 def load_champion(root: Path) -> Champion | None:
