@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
@@ -134,8 +135,8 @@ def _verdicts(judged: DataFrame, folder: str, source: LogSource) -> list[_Verdic
     """One entry for each file and reason, no more: reads every row once."""
     try:
         counted = judged.groupBy("source_file", REASON).count().collect()
-    except PySparkException as error:
-        raise DataError(f"{folder}/{source.files.files}: Spark cannot read it: {_first_line(error)}") from error
+    except (PySparkException, Py4JJavaError) as error:
+        raise DataError(f"{folder}/{source.files.files}: Spark cannot read it: {_told(error)}") from error
     return [_Verdict(*row) for row in counted]
 
 
@@ -157,9 +158,11 @@ def _refuse_above_limit(verdicts: Sequence[_Verdict], folder: str, source: LogSo
         )
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if "does not conform" in line or "Header" in line]
-    return (lines or str(error).splitlines() or [type(error).__name__])[0]
+def _told(error: Exception) -> str:
+    """The file and the cause out of Spark's trace."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if "while reading file" in line or line.startswith("Caused by:")]
+    return "; ".join(dict.fromkeys(telling)) or lines[0]
 
 
 def _append_events(warehouse: Warehouse, accepted: DataFrame, source: LogSource) -> None:

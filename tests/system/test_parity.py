@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Running:
     end: datetime  # of the materialization
     redis: str
     port: int
+    env: dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +89,12 @@ def path(
         own = {"CLICKODDS_WAREHOUSE": str(settings.warehouse), "CLICKODDS_ID_KEY": ID_KEY_HEX}
         env = {**os.environ, **environment(settings), **own}
         _feast(env, "apply")
-        _feast(env, "materialize", (end - timedelta(days=9)).isoformat(), end.isoformat())
+        said = _feast(env, "materialize", (end - timedelta(days=9)).isoformat(), end.isoformat())
+        views = re.findall(r"^materializing (\w+)$", said, re.MULTILINE)
+        assert set(views) == {*contract.counted_keys, "clock"}
+        assert views[-1] == "clock", "the clock vouches for the others, so it is written after them"
         with _server(env) as port:
-            yield Running(context, champion, log, end, address, port)
+            yield Running(context, champion, log, end, address, port, env)
 
 
 def _busy_hour(context: Context) -> datetime:
@@ -101,10 +105,11 @@ def _busy_hour(context: Context) -> datetime:
     return row["hour"].replace(tzinfo=UTC)  # type: ignore[no-any-return]
 
 
-def _feast(env: dict[str, str], *arguments: str) -> None:
+def _feast(env: dict[str, str], *arguments: str, code: int = 0) -> str:
     command = ["feast", "-c", str(ROOT / "feature_repo"), *arguments]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 @contextmanager
@@ -237,3 +242,24 @@ def test_a_future_click_changes_nothing(path: Running) -> None:
     honest = asked.transform(with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key))))
     planted = asked.transform(with_counters(contract, with_future))
     assert honest.select(columns).exceptAll(planted.select(columns)).isEmpty()
+
+
+def test_materializing_into_a_redis_that_is_away_says_so(path: Running) -> None:
+    away = {**path.env, "CLICKODDS_REDIS": "127.0.0.1:1"}
+    said = _feast(away, "materialize", path.end.isoformat(), path.end.isoformat(), code=75)
+    assert "redis at 127.0.0.1:1 does not answer" in said
+    assert "Traceback" not in said
+
+
+def test_an_hour_later_materialize_incremental_moves_the_clock(path: Running) -> None:
+    """Runs last: it brings Redis an hour on, and a request of that hour is answered fresh and as the batch path says."""
+    later = path.end + timedelta(hours=1)
+    _feast(path.env, "materialize-incremental", later.isoformat())
+    next_hour = replace(path, end=later)
+    ids, raw = _batch(next_hour)
+    requests = _requests(next_hour, ids)
+    answers = _ask(next_hour, [requests[name] for name in ids])
+    served = np.array([answer["predictions"][0]["ctr"] for answer in answers])
+    np.testing.assert_array_equal(served, path.champion.bundle.probabilities(raw))
+    too_early = {**requests[ids[0]], "time": (later - timedelta(minutes=1)).isoformat()}
+    assert _ask(path, [too_early])[0]["reasons"] == ["features_newer_than_request"]
