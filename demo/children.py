@@ -10,6 +10,7 @@ from pathlib import Path
 
 TERM_S = 15.0  # from SIGTERM to SIGKILL
 TAIL_LINES = 25
+_LAST_OF_IVY = "already retrieved"
 
 OnLine = Callable[[str], None]
 
@@ -23,7 +24,8 @@ class StepFailed(Exception):
 
     def __str__(self) -> str:
         step, code, log = self.args
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        own = log.read_text(errors="replace").rpartition(_LAST_OF_IVY)[2]  # Spark's start tells every jar it has
+        tail = "\n".join(own.splitlines()[-TAIL_LINES:])
         return f"{step}: ended with exit code {code}; {log} ends with\n{tail}"
 
 

@@ -92,7 +92,7 @@ def brute_force(impressions: list[Row], clicks: list[Row], key: Callable[[Row], 
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_counters_equal_a_brute_force_count(
+def test_counters_and_labels_equal_a_brute_force_count(
     make_context: Callable[[Contract], Context], contract: Contract, tmp_path: Path, seed: int
 ) -> None:
     impressions, clicks = random_log(seed)
@@ -100,6 +100,7 @@ def test_counters_equal_a_brute_force_count(
     args = argparse.Namespace(data=str(deliver(tmp_path / "log", impressions, clicks)), as_of=None)
     ingest(context, args)
     count(context, args)
+    label(context, args)
     digest = context.id_key.digest
     keys: dict[str, Callable[[Row], Any]] = {
         "all": lambda row: (),
@@ -114,14 +115,11 @@ def test_counters_equal_a_brute_force_count(
             key_values = tuple(row[column] for column in contract.counted_keys[name])
             found[key_values, int(hour.timestamp()) * 1000] = tuple(row[column] for column in contract.counter_columns)
         assert found == brute_force(impressions, clicks, key)
+    assert_labels(context, impressions, clicks)
 
 
-def test_labels_follow_the_same_rule(make_context: Callable[[Contract], Context], contract: Contract, tmp_path: Path) -> None:
-    impressions, clicks = random_log(3)
-    context = make_context(contract)
-    args = argparse.Namespace(data=str(deliver(tmp_path / "log", impressions, clicks)), as_of=None)
-    ingest(context, args)
-    label(context, args)
+def assert_labels(context: Context, impressions: list[Row], clicks: list[Row]) -> None:
+    """Labels follow the same rule as the counted clicks, for every mature impression and no other."""
     as_of = max(row["received_at"] for row in impressions + clicks)
     expected = {
         row["impression_id"]: int(counted_at(row, clicks) is not None)

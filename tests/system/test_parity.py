@@ -72,7 +72,9 @@ def contract(demo_contract: Contract) -> Contract:
 def path(
     spark: SparkSession, make_module_context: Callable[[Contract], Context], contract: Contract, tmp_path_factory: Any
 ) -> Iterator[Running]:
-    context = make_module_context(contract)
+    made = make_module_context(contract)
+    recipe = made.settings.train.model_copy(update={"seeds": 2, "max_rounds": 80})
+    context = replace(made, settings=made.settings.model_copy(update={"train": recipe}))
     folder = context.settings.state
     log = folder / "log"
     write_log(spark, contract, PLAN, str(log))
