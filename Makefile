@@ -48,7 +48,7 @@ clean: ## remove .venv, caches and the demo's runs; tables, models and the id ke
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV): requirements-uv.txt
-	@echo 'installing uv'
+	@echo 'installing uv' >&2
 	@rm -rf .clickodds/uv
 	@for python in $(ANY_PYTHONS); do \
 	    $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || continue; \
@@ -65,10 +65,10 @@ $(BIN)/python: $(UV)
 
 # the jars are fetched once and checked, so that nothing later needs the network
 $(INSTALLED): $(BIN)/python requirements.lock pyproject.toml jars.lock
-	@echo 'installing the packages of requirements.lock'
+	@echo 'installing the packages of requirements.lock' >&2
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-index --editable .
-	@echo "fetching Spark's jars"
+	@echo "fetching Spark's jars" >&2
 	@$(ENV) && { $(BIN)/spark-submit conf/jars.py --check jars.lock >.clickodds/jars.log 2>&1 || \
 	    { code=$$?; tail -n 20 .clickodds/jars.log >&2; exit $$code; }; }
 	@touch $@

@@ -1,7 +1,7 @@
 """The canonical text of ids and categories: what a log's value and a request's value must agree on.
 
 Text stands as it is, an integer as its decimal digits, true and false as those words; empty text is missing.
-The batch side says the same as column expressions in jobs/parsing.py; tests/test_canonical.py holds the two equal.
+The batch side says the same as column expressions in jobs/parsing.py; tests/jobs/test_reading.py holds the two equal.
 """
 
 

@@ -9,7 +9,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -17,6 +17,7 @@ from conf.durations import Duration, format_duration
 
 HOUR = timedelta(hours=1)
 ALL_KEY = "all"  # the empty key: everything, counted like any other; its rate is the prior of the others
+MAX_TEXT = 512  # characters of an id or category, in a log as in a request
 CLOCK = "clock"  # the view whose one row tells up to which publication the online store is filled
 SCOPE = "scope"  # the one entity of the views `all` and `clock`, whose value is ALL_KEY
 AS_OF = "as_of_us"  # its only feature: that publication time, microseconds
@@ -25,7 +26,7 @@ RESERVED = frozenset(
     {
         "impression_id", "event_timestamp", "known_timestamp", "click_timestamp", "counted_timestamp", "date", "hour",
         "label", "label_version", "weight", "source_file", "published_at", "created", "request_id", "ctr", "time",
-        "last_impression_us", "last_click_us", AS_OF, SCOPE, ALL_KEY, CLOCK,
+        "last_impression_us", "last_click_us", AS_OF, SCOPE, ALL_KEY, CLOCK, "hour_of_day", "day_of_week",
     }
 )  # fmt: skip
 
@@ -60,7 +61,7 @@ class EventTime(Section):
 
     column: str
     format: str | None = None
-    unit: Literal["s", "ms", "us"] | None = None
+    unit: Literal["s", "ms", "us", "ns"] | None = None
     zone: Zone = "UTC"
 
     @model_validator(mode="after")
@@ -75,7 +76,7 @@ class KnownTime(Section):
 
     column: str | None = None
     format: str | None = None
-    unit: Literal["s", "ms", "us"] | None = None
+    unit: Literal["s", "ms", "us", "ns"] | None = None
     zone: Zone = "UTC"
     after: Duration | None = None
 
@@ -180,6 +181,8 @@ class Column(Section):
     def _bounds(self) -> Self:
         if self.type != "number" and (self.min is not None or self.max is not None):
             raise ValueError(f"found min or max on a column of type {self.type}, expected them on numbers only")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("found min above max, expected a range")
         if self.personal and self.type == "number":
             raise ValueError("found personal on a number, expected type id or category: only text is hashed")
         return self
@@ -220,10 +223,24 @@ class Contract(Section):
     limits: Limits = Limits()
     simulate: dict[str, SimulatedColumn] = {}
 
+    @model_validator(mode="after")
+    def _clicks_can_be_counted(self) -> Self:
+        if self.clicks.log is not None and len(self.clicks.id_columns) != len(self.impressions.id_columns):
+            found, expected = len(self.clicks.id_columns), len(self.impressions.id_columns)
+            raise ValueError(f"found a click log that names an impression by {found} column(s), its id has {expected}")
+        known_after = self.clicks.known_time.after or timedelta(0)
+        waited = self.label.attribution_window + self.label.allowed_lateness
+        if self.clicks.flag and not self.clicks.event_time and known_after > waited:
+            raise ValueError("found clicks known after attribution_window + allowed_lateness, expected earlier: none would count")
+        return self
+
     @cached_property
     def hash(self) -> str:
-        """sha256 (hex) of what settles the tables: all but the prose and how the log is simulated."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"about", "simulate"}), sort_keys=True)
+        """sha256 (hex) of what settles the tables: all but the prose and how the log is simulated.
+
+        The order of columns and keys is that of the model's inputs, so it counts.
+        """
+        text = json.dumps(self.model_dump(mode="json", exclude={"about", "simulate"}))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -251,8 +268,9 @@ class Contract(Section):
         return frozenset(name for name, column in self.columns.items() if column.personal)
 
     @property
-    def time_zone(self) -> ZoneInfo:
-        return ZoneInfo(self.zone)
+    def personal_id(self) -> bool:
+        """Whether the impression's id is made of a personal column, so that it is hashed too."""
+        return any(self.raw_name(name) in self.impressions.id_columns for name in self.personal)
 
     def columns_of(self, of: Literal["request", "candidate"]) -> dict[str, Column]:
         """The columns that a request brings once, or for each candidate."""

@@ -1,6 +1,7 @@
 """Reads a contract file; reports every fault at once, each with its line, what was found and what was expected."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from conf.durations import parse_duration
 from conf.errors import ContractError
 
 Location = tuple[int | str, ...]
+_COUNTER = re.compile(r"(impressions|clicks)_\d+[hd]")
 
 
 def load_contract(path: str | Path) -> Contract:
@@ -88,6 +90,8 @@ def _cross_checks(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
     names = [str(name) for name in columns]
 
     for name in names:
+        if "__" in name or _COUNTER.fullmatch(name.lower()):
+            yield ("columns", name), f'names like "{name}" are made for counters, expected another (with from: {name})'
         if name.lower() in RESERVED:
             yield ("columns", name), f'the tables use the name "{name}" themselves, expected another (with from: {name})'
     folded: dict[str, str] = {}
@@ -97,7 +101,7 @@ def _cross_checks(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
 
     def referred(section: str, listed: Any, where: Location) -> Iterator[tuple[Location, str]]:
         for index, column in enumerate(listed if isinstance(listed, list) else []):
-            if column not in columns:
+            if not isinstance(column, str) or column not in columns:
                 hint = _did_you_mean(str(column), names)
                 yield (*where, index), f'column "{column}" is not in columns{hint}'
             elif section == "keys" and isinstance(columns[column], dict) and columns[column].get("type") == "number":
@@ -118,13 +122,13 @@ def _cross_checks(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
                 yield ("keys", key), f'has the columns of "{twin}", expected each set of columns once'
     yield from referred("candidate", raw.get("candidate"), ("candidate",))
     yield from referred("slices", raw.get("slices"), ("slices",))
-    for index, column in enumerate(raw.get("candidate") or []):
-        spec = columns.get(column)
+    for index, column in enumerate(raw["candidate"] if isinstance(raw.get("candidate"), list) else []):
+        spec = columns.get(str(column))
         if isinstance(spec, dict) and spec.get("of") != "candidate":
             yield ("candidate", index), f'column "{column}" is of the request, expected one of the candidate'
         if isinstance(spec, dict) and spec.get("missing") == "allowed":
             yield ("candidate", index), f'column "{column}" may be missing, expected one that never is: it names the candidate'
-    for column in raw.get("simulate") or {}:
+    for column in raw["simulate"] if isinstance(raw.get("simulate"), dict) else {}:
         if column not in columns:
             yield ("simulate", column), f'column "{column}" is not in columns{_did_you_mean(str(column), names)}'
 

@@ -69,7 +69,8 @@ def prior_rate(raw: pa.RecordBatch, fitted: Fitted) -> Float64:
     """Each row's prior: the rate of everything over the longest window, shrunk to the base rate; that itself where unknown."""
     clicks = _floats(raw, raw_counter(ALL_KEY, f"clicks_{fitted.longest_window}"))
     impressions = _floats(raw, raw_counter(ALL_KEY, f"impressions_{fitted.longest_window}"))
-    rate = smoothed_rate(clicks, impressions, prior=fitted.base_rate, strength=fitted.strength)
+    # a click may be counted hours after its impression has left the window
+    rate = smoothed_rate(clicks, np.maximum(impressions, clicks), prior=fitted.base_rate, strength=fitted.strength)
     return np.where(np.isnan(rate), fitted.base_rate, rate)
 
 

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 _HOUR_US = 3_600_000_000
 AT = "known_timestamp"
+_IMPRESSION, _CLICK = "__impression", "__click"  # of an event 0 or 1, of a tile their sums
 
 
 def events_of(counted: DataFrame, columns: Sequence[str]) -> Callable[[DataFrame], DataFrame]:
@@ -21,8 +22,8 @@ def events_of(counted: DataFrame, columns: Sequence[str]) -> Callable[[DataFrame
     def transform(impressions: DataFrame) -> DataFrame:
         shown = impressions.select("impression_id", *columns, AT)
         clicked = shown.drop(AT).join(counted.select("impression_id", F.col("counted_timestamp").alias(AT)), "impression_id")
-        as_impression = shown.select(*columns, AT, F.lit(1).alias("impression"), F.lit(0).alias("click"))
-        return as_impression.union(clicked.select(*columns, AT, F.lit(0).alias("impression"), F.lit(1).alias("click")))
+        as_impression = shown.select(*columns, AT, F.lit(1).alias(_IMPRESSION), F.lit(0).alias(_CLICK))
+        return as_impression.union(clicked.select(*columns, AT, F.lit(0).alias(_IMPRESSION), F.lit(1).alias(_CLICK)))
 
     return transform
 
@@ -42,10 +43,10 @@ def windowed_counters(
         known = events.dropna(subset=list(key)) if key else events
         hour = F.floor(F.unix_micros(AT) / F.lit(_HOUR_US)).cast("bigint") + 1
         tiles = (known.repartition(*key) if key else known).groupBy(*key, hour.alias("hour")).agg(
-            F.sum("impression").alias("impressions"),
-            F.sum("click").alias("clicks"),
-            F.max(F.when(F.col("impression") == 1, F.unix_micros(AT))).alias("last_impression_us"),
-            F.max(F.when(F.col("click") == 1, F.unix_micros(AT))).alias("last_click_us"),
+            F.sum(_IMPRESSION).alias(_IMPRESSION),
+            F.sum(_CLICK).alias(_CLICK),
+            F.max(F.when(F.col(_IMPRESSION) == 1, F.unix_micros(AT))).alias("last_impression_us"),
+            F.max(F.when(F.col(_CLICK) == 1, F.unix_micros(AT))).alias("last_click_us"),
         )
         steps = F.array(_arrival(windows), *[_expiry(windows, name) for name in windows])
         deltas = tiles.select(*key, F.inline(steps))
@@ -85,7 +86,9 @@ def _counts(windows: Mapping[str, int]) -> list[str]:
 def _step(windows: Mapping[str, int], after_hours: int, counted: Mapping[str, int], last: bool) -> Column:
     """One struct of the running sum's input: what changes `after_hours` behind the tile's hour, `counted` as sign by window."""
     changes = [
-        (F.col(what) * counted.get(name, 0)).alias(f"{what}_{name}") for name in windows for what in ("impressions", "clicks")
+        (F.col(of) * counted.get(name, 0)).alias(f"{what}_{name}")
+        for name in windows
+        for what, of in (("impressions", _IMPRESSION), ("clicks", _CLICK))
     ]
     seen = [
         (F.col(name) if last else F.lit(None).cast("bigint")).alias(name) for name in ("last_impression_us", "last_click_us")

@@ -8,12 +8,15 @@ from pyspark.sql import functions as F
 from conf.contract import Contract
 from conf.personal import IdKey
 from jobs.parsing import ID_SEPARATOR, hashed, joined_id, known, number, raw, text, time
-from jobs.reading import ARRIVED, FILE, LINE, OWN, POSITION
-from jobs.validation import column_reasons, first_reason, malformed, refuse_when
+from jobs.reading import ARRIVED, CORRUPT, FILE, LINE, OWN, POSITION
+from jobs.validation import column_reasons, first_reason, malformed, refuse_when, time_reasons
 
-REASON = "reason"
+REASON = "__reason"  # names with __ cannot be a contract's
+POSITION_OF_ROW = "__row_position"
+ARRIVED_ON = "__arrived_on"
+SAID = "__said"
 CLICK_TIMESTAMP = "click_timestamp"
-CLICK_KNOWN = "click_known_timestamp"
+CLICK_KNOWN = "__click_known"
 IMPRESSION_COLUMNS = ("impression_id", "event_timestamp", "known_timestamp")
 CLICK_COLUMNS = ("impression_id", CLICK_TIMESTAMP, "known_timestamp")
 
@@ -45,15 +48,15 @@ def impression_events(contract: Contract, key: IdKey) -> Transform:
         event = time(raw(log.event_time.column), log.event_time)
         known_at = known(event, log.known_time)
         if log.id_columns:
-            impression_id, no_id = joined_id([raw(name) for name in log.id_columns]), "impression id: missing"
+            impression_id, no_id = _impression_id(log.id_columns, contract, key), "impression id: missing"
         else:
             rows, impression_id = _with_content(rows, contract), hashed(F.col("__content"), key)
             no_id = "impression id: no content"
         reasons = [
             malformed(),
             refuse_when(impression_id.isNull(), no_id),
-            refuse_when(event.isNull(), f"event time ({log.event_time.column}): unreadable"),
-            refuse_when(known_at.isNull(), f"known time ({log.known_time.column}): unreadable"),
+            *time_reasons(event, f"event time ({log.event_time.column})"),
+            *time_reasons(known_at, f"known time ({log.known_time.column})"),
             *column_reasons(contract),
         ]
         click, click_known = F.lit(None).cast("timestamp"), F.lit(None).cast("timestamp")
@@ -74,7 +77,7 @@ def impression_events(contract: Contract, key: IdKey) -> Transform:
             click.alias(CLICK_TIMESTAMP),
             click_known.alias(CLICK_KNOWN),
             first_reason(reasons).alias(REASON),
-            *_origin(rows, needed_for_impressions(contract), contract, key),
+            *_origin(needed_for_impressions(contract), {contract.raw_name(name) for name in contract.personal}, key),
         )
 
     return transform
@@ -89,19 +92,19 @@ def click_events(contract: Contract, key: IdKey) -> Transform:
     def transform(rows: DataFrame) -> DataFrame:
         at = time(raw(spec.column), spec)
         known_at = known(at, clicks.known_time)
-        impression_id = joined_id([raw(name) for name in clicks.id_columns])
+        impression_id = _impression_id(clicks.id_columns, contract, key)
         reasons = [
             malformed(),
             refuse_when(impression_id.isNull(), "impression id: missing"),
-            refuse_when(at.isNull(), f"click time ({spec.column}): unreadable"),
-            refuse_when(known_at.isNull(), f"known time ({clicks.known_time.column}): unreadable"),
+            *time_reasons(at, f"click time ({spec.column})"),
+            *time_reasons(known_at, f"known time ({clicks.known_time.column})"),
         ]
         return rows.select(
             impression_id.alias("impression_id"),
             at.alias(CLICK_TIMESTAMP),
             known_at.alias("known_timestamp"),
             first_reason(reasons).alias(REASON),
-            *_origin(rows, needed_for_clicks(contract), contract, key),
+            *_origin(needed_for_clicks(contract), set(clicks.id_columns) if contract.personal_id else set(), key),
         )
 
     return transform
@@ -150,13 +153,21 @@ def _with_content(rows: DataFrame, contract: Contract) -> DataFrame:
     return ranked.withColumn("__content", F.concat_ws(ID_SEPARATOR, "__row", number_among_equals)).drop("__row")
 
 
-def _origin(rows: DataFrame, names: list[str], contract: Contract, key: IdKey) -> list[Column]:
-    """Where a row came from and what it said, personal columns hashed: all that quarantine keeps."""
-    personal = {contract.raw_name(name) for name in contract.personal}
+def _impression_id(columns: tuple[str, ...], contract: Contract, key: IdKey) -> Column:
+    """The impression's id in either log; hashed where one of its parts is personal."""
+    joined = joined_id([raw(name) for name in columns])
+    return hashed(joined, key) if contract.personal_id else joined
+
+
+def _origin(names: list[str], personal: set[str], key: IdKey) -> list[Column]:
+    """Where a row came from and what it said, personal columns hashed: all that quarantine keeps.
+
+    A row that cannot be split says nothing: an id may stand under any name.
+    """
     said = [item for name in names for item in (F.lit(name), hashed(raw(name), key) if name in personal else raw(name))]
     return [
         F.col(FILE).alias("source_file"),
-        F.col(POSITION).alias("position"),
-        F.to_date(ARRIVED).alias("arrived"),
-        F.create_map(*said).alias("row"),
+        F.col(POSITION).alias(POSITION_OF_ROW),
+        F.to_date(ARRIVED).alias(ARRIVED_ON),
+        F.when(raw(CORRUPT).isNull(), F.create_map(*said)).alias(SAID),
     ]

@@ -19,10 +19,13 @@ from conf.contract import Contract, Files
 from conf.errors import DataError
 from conf.personal import IdKey
 from jobs.events import (
+    ARRIVED_ON,
     CLICK_COLUMNS,
     CLICK_TIMESTAMP,
     IMPRESSION_COLUMNS,
+    POSITION_OF_ROW,
     REASON,
+    SAID,
     click_events,
     first_of_each,
     impression_events,
@@ -110,10 +113,16 @@ def take(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[L
     """Ingest `files`; counts of files, raw, accepted, duplicates and refused. Raises DataError above the limit of refusals."""
     if not files:
         return {"files": 0, "raw": 0, "accepted": 0, "duplicates": 0, "refused": 0}
-    rows = read_rows(warehouse.spark, folder, source.files, [file.path for file in files], source.needed)
+    paths = [file.path for file in files if file.length] or [files[0].path]
+    try:
+        rows = read_rows(warehouse.spark, folder, source.files, paths, source.needed)
+    except (PySparkException, Py4JJavaError) as error:
+        raise DataError(f"{folder}/{source.files.files}: Spark cannot read it: {_told(error)}") from error
     judged = rows.transform(source.events).persist(StorageLevel.MEMORY_AND_DISK)
     try:
         verdicts = _verdicts(judged, folder, source)
+        if not verdicts and not warehouse.exists(source.table):
+            raise DataError(f"{folder}/{source.files.files}: no row in any file, expected a log")
         _refuse_above_limit(verdicts, folder, source)
         _append_events(warehouse, judged.where(F.col(REASON).isNull()), source)
         if any(verdict.reason for verdict in verdicts) or not warehouse.exists("quarantine"):
@@ -143,7 +152,7 @@ def _verdicts(judged: DataFrame, folder: str, source: LogSource) -> list[_Verdic
 def _refuse_above_limit(verdicts: Sequence[_Verdict], folder: str, source: LogSource) -> None:
     where, total = f"{folder}/{source.files.files}", sum(verdict.rows for verdict in verdicts)
     if total == 0:
-        raise DataError(f"{where}: no row in any file, expected a log")
+        return
     by_reason: Counter[str] = Counter()
     for verdict in verdicts:
         if verdict.reason is not None:
@@ -154,7 +163,7 @@ def _refuse_above_limit(verdicts: Sequence[_Verdict], folder: str, source: LogSo
         said = "\n".join(f"  {n:,} x {reason} (as in {example[reason]})" for reason, n in by_reason.most_common(_REASONS_SHOWN))
         raise DataError(
             f"{where}: {share:.1%} of {total:,} rows refused, "
-            f"expected at most {source.refused_limit:.1%} (limits.refused); nothing was taken:\n{said}"
+            f"expected at most {source.refused_limit:.1%} (limits.refused); nothing of this log was taken:\n{said}"
         )
 
 
@@ -182,8 +191,9 @@ def _append_new(warehouse: Warehouse, table: str, events: DataFrame, identity: t
 
 
 def _append_quarantine(warehouse: Warehouse, refused: DataFrame, source: LogSource) -> None:
-    log, date = F.lit(source.table).alias("log"), F.col("arrived").alias("date")
-    rows = refused.select(log, "source_file", "position", REASON, "row", date)
+    log, date = F.lit(source.table).alias("log"), F.col(ARRIVED_ON).alias("date")
+    said = [F.col(POSITION_OF_ROW).alias("position"), F.col(REASON).alias("reason"), F.col(SAID).alias("row")]
+    rows = refused.select(log, "source_file", *said, date)
     if warehouse.exists("quarantine"):  # a killed run may have written them: one commit holds all of a file's
         there = warehouse.read("quarantine").select("log", "source_file").distinct()
         rows = rows.join(there, ["log", "source_file"], "left_anti").select(*rows.columns)

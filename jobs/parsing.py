@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from conf.contract import EventTime, KnownTime
 from conf.personal import IdKey
 
-_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _HAS_OFFSET = r"(Z|[+-]\d{2}:?\d{2})$"
 ID_SEPARATOR = "\u001f"  # ASCII's unit separator: joins the parts of an id so that (1, 23) and (12, 3) stay apart
 
@@ -35,13 +35,20 @@ def number(column: Column) -> Column:
 def time(column: Column, spec: EventTime) -> Column:
     """A timestamp, null where the text is none of the contract's reading."""
     if spec.unit is not None:
-        micros = F.round(F.trim(column).try_cast("decimal(38,9)") * _MICROSECONDS[spec.unit])
-        return F.timestamp_micros(micros.try_cast("bigint"))
-    local = F.try_to_timestamp(column, F.lit(spec.format)) if spec.format else F.try_to_timestamp(column)
+        return _since_epoch(column, spec.unit)
+    if spec.format:
+        local = F.try_to_timestamp(column, F.lit(spec.format))
+    else:  # Parquet's nanosecond timestamps arrive as numbers of 19 digits
+        local = F.coalesce(F.try_to_timestamp(column), F.when(column.rlike(r"^\d{19}$"), _since_epoch(column, "ns")))
     if spec.zone == "UTC":
         return local
     offset = F.lit(_format_has_offset(spec.format)) if spec.format else column.rlike(_HAS_OFFSET)
     return F.when(offset, local).otherwise(F.to_utc_timestamp(local, spec.zone))
+
+
+def _since_epoch(column: Column, unit: str) -> Column:
+    micros = F.floor(F.trim(column).try_cast("decimal(38,9)") * 1_000_000 / _A_SECOND[unit] + 0.5)
+    return F.timestamp_micros(micros.try_cast("bigint"))
 
 
 def _format_has_offset(pattern: str) -> bool:

@@ -45,21 +45,24 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     for name, job in STEPS.items():
         start = time.monotonic()
         try:
-            timed(name, job, context, args)
+            counts = timed(name, job, context, args)
+            if name == "train":
+                args.version = str(counts["version"])  # which an equal bundle may have had before others came
         except BundleError as refusal:
             if name != "promote":
                 raise
             log.warning("promote: refused: %s", refusal)
         seconds[name] = round(time.monotonic() - start, 1)
     rows = {table: context.warehouse.count(table) for table in context.warehouse.tables.made_by}
-    print(json.dumps({"rows": rows, "seconds": seconds, **_outcome(context), **_next(context, args.data)}), flush=True)  # noqa: T201
+    summary = {"rows": rows, "seconds": seconds, **_outcome(context, args.version), **_next(context, args.data)}
+    print(json.dumps(summary), flush=True)  # noqa: T201
     return rows
 
 
-def _outcome(context: Context) -> dict[str, Any]:
+def _outcome(context: Context, version: str) -> dict[str, Any]:
     """How the trained model did on its test slice, and which version serves now."""
     settings, name = context.settings, context.contract.name
-    trained = Registry(str(settings.mlflow), settings.state / "mlartifacts", name).version()
+    trained = Registry(str(settings.mlflow), settings.state / "mlartifacts", name).version(version)
     champion = load_champion(settings.bundles(name))
     return {"test": trained.metrics()["test"], "model_version": champion.version if champion else None}
 

@@ -19,9 +19,10 @@ OWN = (CORRUPT, FILE, ARRIVED, POSITION, LINE)
 
 def list_files(spark: SparkSession, folder: str, files: Files) -> DataFrame:
     """(path, source_file, length, modified) of the files that match, by name. Raises DataError where the folder is not there."""
-    reader = spark.read.format("binaryFile").option("pathGlobFilter", files.files).option("recursiveFileLookup", "true")
+    below, _, pattern = files.files.rpartition("/")
+    reader = spark.read.format("binaryFile").option("pathGlobFilter", pattern).option("recursiveFileLookup", "true")
     try:
-        found = reader.load(folder)
+        found = reader.load(f"{folder.rstrip('/')}/{below}" if below else folder)
     except Exception as error:
         raise DataError(f"{folder}: cannot be read, expected a folder with the log's files ({type(error).__name__})") from None
     name = F.substring_index(F.col("path"), _base(spark, folder) + "/", -1)
@@ -43,7 +44,8 @@ def read_rows(spark: SparkSession, folder: str, files: Files, paths: Sequence[st
     if lacking := [name for name in needed if name not in rows.columns]:
         there = ", ".join(name for name in rows.columns if name not in OWN)
         raise DataError(f"{paths[0]}: lacks the column(s) {', '.join(lacking)} that the contract names; found {there}")
-    return rows.withColumn(FILE, F.substring_index(F.col(FILE), _base(spark, folder) + "/", -1))
+    decoded = F.url_decode(F.replace(F.col(FILE), F.lit("+"), F.lit("%2B")))  # Spark's metadata column encodes names
+    return rows.withColumn(FILE, F.substring_index(decoded, _base(spark, folder) + "/", -1))
 
 
 def _base(spark: SparkSession, folder: str) -> str:
@@ -58,10 +60,11 @@ def _origin() -> list[F.Column]:  # type: ignore[name-defined]
 
 
 def _read_csv(spark: SparkSession, files: Files, paths: Sequence[str]) -> DataFrame:
-    options = {"header": True, **files.options}
-    names = spark.read.options(**options, inferSchema=False).csv(paths[0]).columns
+    given = {name.lower(): value for name, value in files.options.items()}
+    options = {"header": True, **given, "inferschema": False, "mode": "PERMISSIVE", "columnnameofcorruptrecord": CORRUPT}
+    names = spark.read.options(**options).csv(paths[0]).columns
     schema = T.StructType([T.StructField(name, T.StringType()) for name in (*names, CORRUPT)])
-    reader = spark.read.options(**options, mode="PERMISSIVE", columnNameOfCorruptRecord=CORRUPT)
+    reader = spark.read.options(**options)
     # enforceSchema=false: a file whose header differs is an error, not a silent shift of its columns
     rows = reader.option("enforceSchema", False).schema(schema).csv(list(paths))
     return rows.select("*", *_origin(), F.lit(None).cast("bigint").alias(POSITION))

@@ -3,7 +3,7 @@
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from conf.contract import Contract
+from conf.contract import MAX_TEXT, Contract
 from jobs.parsing import number, raw, text
 from jobs.reading import CORRUPT
 
@@ -22,7 +22,9 @@ def column_reasons(contract: Contract) -> list[Column]:
         given = text(value)
         if not column.optional:
             reasons.append(refuse_when(given.isNull(), f"{name}: missing"))
-        if column.type == "number":
+        if column.type != "number":
+            reasons.append(refuse_when(F.length(given) > MAX_TEXT, f"{name}: longer than {MAX_TEXT} characters"))
+        else:
             parsed = number(value)
             reasons.append(refuse_when(given.isNotNull() & parsed.isNull(), f"{name}: not a number"))
             if column.min is not None:
@@ -30,6 +32,12 @@ def column_reasons(contract: Contract) -> list[Column]:
             if column.max is not None:
                 reasons.append(refuse_when(parsed > column.max, f"{name}: above {column.max:g}"))
     return reasons
+
+
+def time_reasons(moment: Column, what: str) -> list[Column]:
+    """Unreadable, or so far from our days that the unit or format must be wrong."""
+    far = (moment < F.lit("2000-01-01").cast("timestamp")) | (moment >= F.lit("2100-01-01").cast("timestamp"))
+    return [refuse_when(moment.isNull(), f"{what}: unreadable"), refuse_when(far, f"{what}: not in 2000 to 2099, wrong unit?")]
 
 
 def malformed() -> Column:

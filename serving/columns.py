@@ -8,9 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from conf.contract import Column
+from conf.contract import MAX_TEXT, Column
 
-MAX_TEXT = 512  # characters of an id or a category
 FAULT = "field"  # the type of this module's own errors; their context holds found and expected
 
 Check = Callable[[Any], Any]

@@ -41,6 +41,9 @@ def test_the_contracts_we_ship_are_valid(name: str) -> None:
         ("  ad: [ad_id]", "  all: [ad_id]", "  ad: [", '"all" is counted anyway'),
         ("user: [user_id]", "user: [age]", "user: [user_id]", 'column "age" is a number, expected an id or a category'),
         ("of: request, type: category, mi", "of: reqest, type: category, mi", "device:", "input should be 'request' or"),
+        ("  device: ", "  clicks_1h: ", "  device: ", 'names like "clicks_1h" are made for counters'),
+        ("candidate: [ad_id]", "candidate: 5", "candidate:", "input should be a valid tuple"),
+        ("  impression_id: impression_id", "  impression_id: [a, b]", "name: demo", "its id has 1"),
         ("  device: ", "  label: ", "  device: ", 'the tables use the name "label" themselves'),
         ("  device: ", "  USER_ID: ", "  device: ", 'differs from "user_id" only by case'),
         ("skew: 5m", "skew: 5m, window: 1h", "label:", 'unknown key; expected one of attribution_window'),
@@ -72,3 +75,5 @@ def test_the_hash_follows_what_settles_the_tables_and_not_the_prose(demo_contrac
 
     assert hash_of("# a comment\n" + DEMO.replace("small simulated", "tiny simulated")) == demo_contract.hash
     assert hash_of(DEMO.replace("windows: [1h, 1d, 7d]", "windows: [1h, 1d]")) != demo_contract.hash
+    ad, campaign = "  ad: [ad_id]\n", "  campaign: [campaign_id]\n"
+    assert hash_of(DEMO.replace(ad + campaign, campaign + ad)) != demo_contract.hash, "the order of the model's inputs"

@@ -94,7 +94,7 @@ def test_a_redelivered_flag_that_turned_to_1_is_a_click(make_context: Make, tmp_
             "name": "flags",
             "impressions": {"files": "log*", "format": "csv", "id": "id", "event_time": {"column": "at", "unit": "s"}},
             "clicks": {"flag": "clicked"},
-            "label": {"attribution_window": "1h", "complete_through": "2026-01-01"},
+            "label": {"attribution_window": "1h", "complete_through": "2026-12-01"},
             "columns": {"ad": {"of": "candidate", "type": "id"}},
             "keys": {"ad": ["ad"]},
             "candidate": ["ad"],
@@ -102,9 +102,9 @@ def test_a_redelivered_flag_that_turned_to_1_is_a_click(make_context: Make, tmp_
     )
     context = make_context(contract)
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "log-1").write_text("id,at,ad,clicked\n1,100,a,0\n2,100,a,0\n")
+    (tmp_path / "in" / "log-1").write_text("id,at,ad,clicked\n1,1772359200,a,0\n2,1772359200,a,0\n")
     ingest(context, arguments(tmp_path / "in"))
-    (tmp_path / "in" / "log-2").write_text("id,at,ad,clicked\n1,100,a,1\n1,100,a,1\n")
+    (tmp_path / "in" / "log-2").write_text("id,at,ad,clicked\n1,1772359200,a,1\n1,1772359200,a,1\n")
     ingest(context, arguments(tmp_path / "in"))
     label(context, arguments(tmp_path))
     assert {row.impression_id: row.label for row in context.warehouse.read("labels").collect()} == {"1": 1, "2": 0}
@@ -122,7 +122,7 @@ def test_a_csv_file_with_another_header_is_an_error_not_a_shift(make_context: Ma
             "candidate": ["ad"],
         }
     )
-    (tmp_path / "log-1").write_text("id,at,ad,clicked\n1,100,a,0\n")
-    (tmp_path / "log-2").write_text("at,id,ad,clicked\n100,2,a,0\n")
+    (tmp_path / "log-1").write_text("id,at,ad,clicked\n1,1772359200,a,0\n")
+    (tmp_path / "log-2").write_text("at,id,ad,clicked\n1772359200,2,a,0\n")
     with pytest.raises(DataError, match=r"Spark cannot read it: .*log-2.*CSV header"):
         ingest(make_context(contract), arguments(tmp_path))

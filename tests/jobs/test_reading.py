@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from conf.canonical import canonical_text
 from conf.contract import Contract
 from conf.errors import DataError
-from jobs.events import REASON, click_events, impression_events, inline_clicks, needed_for_clicks, needed_for_impressions
+from jobs.events import REASON, SAID, click_events, impression_events, inline_clicks, needed_for_clicks, needed_for_impressions
 from jobs.ingestion import impression_source
 from jobs.reading import list_files, read_rows
 from tests.conftest import ID_KEY
@@ -77,6 +77,11 @@ def write_parquet(folder: Path, when: pa.Array) -> None:
     pq.write_table(table, folder / "log.parquet")
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 SHAPES: dict[str, tuple[dict[str, Any], Callable[[Path], None]]] = {
     "csv, comma, epoch seconds": (
         {"files": "*.csv*", "format": "csv", "event_time": {"column": "when", "unit": "s"}},
@@ -99,6 +104,12 @@ SHAPES: dict[str, tuple[dict[str, Any], Callable[[Path], None]]] = {
         {"files": "*.parquet", "format": "parquet", "event_time": {"column": "when"}},
         lambda folder: write_parquet(folder, pa.array([row[1] for row in EXPECTED], pa.timestamp("us", tz="UTC"))),
     ),
+    "parquet, nanoseconds as pandas writes them, in a folder of its own": (
+        {"files": "day=*/*.parquet", "format": "parquet", "event_time": {"column": "when"}},
+        lambda folder: write_parquet(
+            _made(folder / "day=1 é"), pa.array([row[1] for row in EXPECTED], pa.timestamp("ns", tz="UTC"))
+        ),
+    ),
     "parquet, epoch microseconds": (
         {"files": "*.parquet", "format": "parquet", "event_time": {"column": "when", "unit": "us"}},
         lambda folder: write_parquet(folder, pa.array([int(s * 1_000_000) for s in SECONDS])),
@@ -113,6 +124,7 @@ def test_every_shape_of_log_gives_the_same_events(spark: SparkSession, tmp_path:
     judged = events(spark, tmp_path, contract_of(**impressions))
     rows = judged.orderBy("impression_id").collect()
     assert [row[REASON] for row in rows] == [None, None]
+    assert {row.source_file for row in rows} == {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("log.*")}
     found = [
         (r.impression_id, r.event_timestamp.replace(tzinfo=UTC), r.visitor, r.country, r.price, r.creative) for r in rows
     ]
@@ -143,6 +155,7 @@ def test_a_refused_row_says_why_and_keeps_no_personal_value(spark: SparkSession,
         "impression id: missing": impression(1, 0, impression_id=""),
         "event time (served_at): unreadable": impression(2, 0, served_at="yesterday"),
         "known time (received_at): unreadable": impression(3, 0, received_at=None),
+        "event time (served_at): not in 2000 to 2099, wrong unit?": impression(8, 0, served_at=1_772_323_200),
         "placement_id: missing": impression(4, 0, placement_id=None),
         "age: not a number": impression(5, 0, age="NaN"),
         "age: below 13": impression(6, 0, age=12),
@@ -151,8 +164,9 @@ def test_a_refused_row_says_why_and_keeps_no_personal_value(spark: SparkSession,
     write_lines(tmp_path / "impressions-0.json", bad.values())
     judged = events(spark, tmp_path, demo_contract)
     rows = judged.collect()
-    assert sorted(row[REASON] for row in rows) == sorted(bad)
-    whole = [row.row for row in rows if row[REASON] != "malformed row"]
+    assert sorted(str(row[REASON]) for row in rows) == sorted(bad)
+    whole = [row[SAID] for row in rows if row[REASON] != "malformed row"]
+    assert [row[SAID] for row in rows if row[REASON] == "malformed row"] == [None]
     assert {said["user_id"] for said in whole} == {ID_KEY.digest("u1")}
     assert "u1" not in str(rows)
 
@@ -160,7 +174,8 @@ def test_a_refused_row_says_why_and_keeps_no_personal_value(spark: SparkSession,
 def test_a_flag_other_than_0_and_1_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     contract = contract_of(files="*.csv", format="csv", event_time={"column": "when", "unit": "s"})
     (tmp_path / "log.csv").write_text(
-        "id,when,visitor no.,country,price,creative,clicked\n1,0,v,,,x,2\n2,0,v,,,x,\n3,0,v,,,x,1.0\n4,0,v,,,x\n"
+        "id,when,visitor no.,country,price,creative,clicked\n1,1772359200,v,,,x,2\n"
+        "2,1772359200,v,,,x,\n3,1772359200,v,,,x,1.0\n4,1772359200,v,,,x\n"
     )
     found = {row.impression_id: row[REASON] for row in events(spark, tmp_path, contract).collect()}
     refused = "click flag (clicked): not 0 or 1"
@@ -169,7 +184,7 @@ def test_a_flag_other_than_0_and_1_is_refused(spark: SparkSession, tmp_path: Pat
 
 def test_a_log_without_ids_knows_a_redelivered_file_again(spark: SparkSession, tmp_path: Path) -> None:
     contract = contract_of(files="*.csv", format="csv", event_time={"column": "when", "unit": "s"}, id="content")
-    header, row, other = "id,when,visitor no.,country,price,creative,clicked", "1,0,v,,,x,0", "2,0,v,,,x,0"
+    header, row, other = "id,when,visitor no.,country,price,creative,clicked", "1,1772359200,v,,,x,0", "2,1772359200,v,,,x,0"
     (tmp_path / "a.csv").write_text("\n".join([header, row, row, other]))
     (tmp_path / "b.csv").write_text("\n".join([header, row, row, row]))
     rows = events(spark, tmp_path, contract).collect()
@@ -187,14 +202,14 @@ def test_a_missing_column_is_named_before_anything_is_read(spark: SparkSession, 
 def test_click_log_rows_become_clicks(spark: SparkSession, demo_contract: Contract, tmp_path: Path) -> None:
     from tests.logs import click, write_lines
 
-    write_lines(tmp_path / "clicks-0.json", [click(1, 5_000, 7_000), {"impression_id": None, "clicked_at": 0, "received_at": 0}])
+    write_lines(tmp_path / "clicks-0.json", [click(1, 5_000, 7_000), click(2, 0) | {"impression_id": None}])
     log = demo_contract.clicks.log
     assert log is not None
     paths = [row.path for row in list_files(spark, str(tmp_path), log).collect()]
     rows = read_rows(spark, str(tmp_path), log, paths, needed_for_clicks(demo_contract))
     judged = rows.transform(click_events(demo_contract, ID_KEY)).orderBy("impression_id").collect()
     assert [(r.impression_id, r[REASON]) for r in judged] == [(None, "impression id: missing"), ("i1", None)]
-    assert judged[1].click_timestamp.replace(tzinfo=UTC) == datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC)
+    assert judged[1].click_timestamp.replace(tzinfo=UTC) == datetime(2026, 3, 1, 0, 0, 5, tzinfo=UTC)
 
 
 def test_the_hash_in_spark_is_the_keys_digest(spark: SparkSession) -> None:

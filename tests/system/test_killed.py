@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -24,7 +23,7 @@ from jobs.simulation import Plan
 from models.published import load_champion
 from models.tracking import Registry
 from tests.conftest import ID_KEY_HEX, context_in
-from tests.logs import changed
+from tests.logs import as_yaml, changed
 
 # job -> how long it may run before it is killed: into the middle of its work on a machine of any speed
 KILLED_AFTER_S = {"ingest": 6.0, "label": 1.0, "count": 4.0, "build_training_set": 2.0, "train": 6.0}
@@ -98,7 +97,7 @@ def test_a_pipeline_killed_in_every_job_ends_as_an_undisturbed_one(
 
     disturbed = small(context_in(tmp_path / "disturbed", spark, contract))
     contract_file = tmp_path / "killed.yaml"
-    contract_file.write_text(yaml.safe_dump(contract.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
+    contract_file.write_text(as_yaml(contract))
     settings = disturbed.settings.model_copy(update={"contract": contract_file})
     env = {
         **os.environ, **environment(settings), "CLICKODDS_ID_KEY": ID_KEY_HEX, "CLICKODDS_TRAIN__SEEDS": "2",

@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import redis
-import yaml
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -40,7 +39,7 @@ from jobs.simulation import Plan
 from models.published import Champion, load_champion
 from serving.feast_layout import hash_field, redis_key
 from tests.conftest import ID_KEY_HEX
-from tests.logs import changed
+from tests.logs import as_yaml, changed
 
 PLAN = Plan(impressions=40_000, days=2, seed=11)
 ASKED = 1_000
@@ -85,7 +84,7 @@ def path(
     assert champion.bundle.kind == "trees"
     end = _busy_hour(context)
     contract_file = folder / "parity.yaml"
-    contract_file.write_text(yaml.safe_dump(contract.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
+    contract_file.write_text(as_yaml(contract))
     with redis_server(folder / "redis") as address:
         settings = context.settings.model_copy(update={"contract": contract_file, "redis": address})
         own = {"CLICKODDS_WAREHOUSE": str(settings.warehouse), "CLICKODDS_ID_KEY": ID_KEY_HEX}
