@@ -47,6 +47,8 @@ Zone = Annotated[str, AfterValidator(_zone)]
 Share = Annotated[float, BeforeValidator(_percent), Field(ge=0, le=1)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+Text = Annotated[str, Field(min_length=1)]
+Columns = Text | Annotated[tuple[Text, ...], Field(min_length=1)]
 Windows = Annotated[tuple[Duration, ...], Field(min_length=1, max_length=8)]
 
 
@@ -59,7 +61,7 @@ class Section(BaseModel):
 class EventTime(Section):
     """A column that holds a time: text of a `format` (Spark's patterns), a number in `unit`, or neither for ISO 8601."""
 
-    column: str
+    column: Text
     format: str | None = None
     unit: Literal["s", "ms", "us", "ns"] | None = None
     zone: Zone = "UTC"
@@ -97,13 +99,13 @@ class KnownTime(Section):
 class Files(Section):
     """Which files of the data folder, and how Spark's reader takes them."""
 
-    files: str
+    files: Text
     format: Literal["csv", "json", "parquet"]
     options: dict[str, str | bool | int] = {}
 
 
 class Impressions(Files):
-    id: str | tuple[str, ...]  # column(s), or "content": a log without ids
+    id: Columns  # column(s), or "content": a log without ids
     event_time: EventTime
     known_time: KnownTime = KnownTime(after=timedelta(0))
 
@@ -122,7 +124,7 @@ class Clicks(Section):
     files: str | None = None
     format: Literal["csv", "json", "parquet"] | None = None
     options: dict[str, str | bool | int] = {}
-    impression_id: str | tuple[str, ...] | None = None
+    impression_id: Columns | None = None
     event_time: EventTime | None = None
     known_time: KnownTime = KnownTime(after=timedelta(0))
 

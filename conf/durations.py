@@ -17,7 +17,10 @@ def parse_duration(value: Any) -> timedelta:
     match = _PATTERN.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("expected a whole number and a unit of s, m, h or d, such as 30m")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise ValueError("expected a duration that a calendar holds") from None
 
 
 def format_duration(value: timedelta) -> str:

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from conf.errors import DataError
 from jobs.attribution import counted_clicks, is_mature, label_version, log_time, newest_known
-from jobs.command import Context, job_parser, run_job
+from jobs.command import Context, job_parser, log, run_job
 
 
 def label(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
@@ -41,6 +41,8 @@ def label(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     warehouse.replace("labels", labels, partition_by=["date"])
     written = warehouse.read("labels").agg(F.count("*").alias("labels"), F.sum("label").alias("clicked")).first()
     counts = written.asDict() if written else {}
+    if not counts["labels"]:
+        log.warning("label: no impression is mature at %s: wait for later rows, or declare label.complete_through", as_of)
     return {"impressions": impressions.count(), "labels": counts["labels"], "clicked": counts["clicked"] or 0}
 
 

@@ -12,7 +12,8 @@ from conf.contract import EventTime, KnownTime
 from conf.personal import IdKey
 
 _A_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_HAS_OFFSET = r"(Z|[+-]\d{2}:?\d{2})$"
+_DATED = r"^\d{4}-\d{2}-\d{2}"  # Spark would take a bare time of day for today's, by the machine's clock
+_HAS_OFFSET = r":\d{2}[^+-]*(Z|[+-]\d{2}(:?\d{2})?)$"
 ID_SEPARATOR = "\u001f"  # ASCII's unit separator: joins the parts of an id so that (1, 23) and (12, 3) stay apart
 
 
@@ -39,7 +40,8 @@ def time(column: Column, spec: EventTime) -> Column:
     if spec.format:
         local = F.try_to_timestamp(column, F.lit(spec.format))
     else:  # Parquet's nanosecond timestamps arrive as numbers of 19 digits
-        local = F.coalesce(F.try_to_timestamp(column), F.when(column.rlike(r"^\d{19}$"), _since_epoch(column, "ns")))
+        dated = F.when(column.rlike(_DATED), F.try_to_timestamp(column))
+        local = F.coalesce(dated, F.when(column.rlike(r"^\d{19}$"), _since_epoch(column, "ns")))
     if spec.zone == "UTC":
         return local
     offset = F.lit(_format_has_offset(spec.format)) if spec.format else column.rlike(_HAS_OFFSET)

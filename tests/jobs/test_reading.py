@@ -100,6 +100,10 @@ SHAPES: dict[str, tuple[dict[str, Any], Callable[[Path], None]]] = {
         {"files": "*.json", "format": "json", "event_time": {"column": "when"}},
         lambda folder: write_json(folder, ('"2026-03-01T11:00:00+01:00"', '"2026-03-01 10:00:01.5"')),
     ),
+    "json, ISO 8601 in a zone, with and without an offset": (
+        {"files": "*.json", "format": "json", "event_time": {"column": "when", "zone": "Asia/Tokyo"}},
+        lambda folder: write_json(folder, ('"2026-03-01T11:00:00+01"', '"2026-03-01 19:00:01.5"')),
+    ),
     "parquet, timestamps": (
         {"files": "*.parquet", "format": "parquet", "event_time": {"column": "when"}},
         lambda folder: write_parquet(folder, pa.array([row[1] for row in EXPECTED], pa.timestamp("us", tz="UTC"))),

@@ -51,13 +51,17 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
+def text_lines(path: Path) -> list[str]:
+    return gzip.decompress(path.read_bytes()).decode().splitlines()
+
+
 def good_rows(folder: Path, pattern: str) -> list[dict[str, Any]]:
     """Every line that is JSON with numbers for times, an age within bounds, of first deliveries."""
     rows = []
     for path in sorted(folder.glob(pattern)):
         if "again" in path.name:
             continue
-        for line in gzip.open(path, "rt"):
+        for line in text_lines(path):
             try:
                 row = json.loads(line)
             except ValueError:
@@ -68,7 +72,7 @@ def good_rows(folder: Path, pattern: str) -> list[dict[str, Any]]:
 
 
 def line_count(folder: Path, pattern: str) -> int:
-    return sum(1 for path in folder.glob(pattern) for _ in gzip.open(path))
+    return sum(len(text_lines(path)) for path in folder.glob(pattern))
 
 
 def books(folder: Path) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def test_other_names_formats_and_an_inline_flag(spark: SparkSession, contract: C
         "clicks": {"flag": "hit", "event_time": {"column": "hit_at", "unit": "s"}},
     }  # fmt: skip
     write_log(spark, Contract.model_validate(raw), FEW, str(tmp_path / "log"))
-    rows = list(csv.DictReader((tmp_path / "log" / "00000.tsv").open(), delimiter="\t"))
+    rows = list(csv.DictReader((tmp_path / "log" / "00000.tsv").read_text().splitlines(), delimiter="\t"))
     found = books(tmp_path / "log")
     good = [row for row in rows if row["hit"] in ("0", "1") and row["at"] != "not a time" and float(row["age"] or 50) <= 120]
     assert len(good) == found["impressions"]["events"] == FEW.impressions
