@@ -51,6 +51,7 @@ def random_log(seed: int) -> tuple[list[Row], list[Row]]:
             clicked = at + rng.choice([-SKEW_MS - 1, -SKEW_MS, 0, 1, 600_000, WINDOW_MS, WINDOW_MS + 1])
             late = rng.choice([0, 1, HOUR_MS, at + WINDOW_MS + LATENESS_MS - clicked, at + WINDOW_MS + LATENESS_MS - clicked + 1])
             clicks += [click(number, clicked, max(clicked + late, START_MS))] * rng.choice([1, 1, 2])
+    impressions.append(impression("young", START_MS + 70 * HOUR_MS, user_id="u0"))
     clicks.append(click("nobody", START_MS))
     rng.shuffle(impressions)
     rng.shuffle(clicks)
