@@ -79,7 +79,7 @@ class FeastStore:
         """What get_online_features says of every view: key__counter -> value."""
         features = [f"{key}:{counter}" for key in self.contract.counted_keys for counter in self.contract.counter_columns]
         with quiet():
-            response = self._make(address).get_online_features(features, [dict(entity)], full_feature_names=True)
+            response = self._make(address).get_online_features(features, [{SCOPE: ALL_KEY, **entity}], full_feature_names=True)
             return {name: values[0] for name, values in response.to_dict().items()}
 
 

@@ -30,7 +30,6 @@ from conf.environment import environment
 from conf.redis_server import redis_server
 from conf.settings import ROOT
 from feature_repo.catalogue import raw_schema
-from feature_repo.vectorize import vectorize
 from jobs.command import Context
 from jobs.features import raw_columns, with_counters
 from jobs.pipeline import STEPS
@@ -204,27 +203,27 @@ def _fell_silent(path: Running, ids: list[str]) -> int:
     return _asked_rows(path).join(newest, "user_id").count()
 
 
-def test_a_single_changed_integer_in_redis_is_seen(path: Running) -> None:
-    """The comparison above can fail: change one counter online, and the answer of that user's request alone moves."""
+def test_changed_counters_in_redis_are_seen(path: Running) -> None:
+    """The comparison above can fail: change the counters of one request's keys online, and its answer moves."""
     contract = path.context.contract
     ids, raw = _batch(path)
-    counts = np.asarray(raw.column("user__impressions_6h"))
-    features = path.champion.bundle.fitted.names
-    index = int(np.argmax(counts))
-    requests = _requests(path, ids)
+    index = int(np.argmax(np.asarray(raw.column("user__impressions_6h"))))
+    request = _requests(path, ids)[ids[index]]
     host, _, port = path.redis.partition(":")
     client: Any = redis.Redis(host=host, port=int(port))  # its types know no binary keys
-    key = redis_key(contract.name, {"user_id": raw.column("user_id")[index].as_py()})
-    fields = [hash_field("user", f"{what}_{window}") for what in ("impressions", "clicks") for window in ("1h", "3h", "6h")]
-    before = client.hmget(key, fields)
-    assert all(before), "the test looks where serving looks"
-    client.hset(key, mapping={field: b"\x20\x32" for field in fields})  # 50 of everything
+    before = {}
+    for name in ("user", "ad", "campaign", "placement"):
+        key = redis_key(contract.name, {column: raw.column(column)[index].as_py() for column in contract.keys[name]})
+        fields = [hash_field(name, f"{what}_{window}") for what in ("impressions", "clicks") for window in ("1h", "3h", "6h")]
+        before[key] = dict(zip(fields, client.hmget(key, fields), strict=True))
+        assert all(before[key].values()), "the test looks where serving looks"
+        client.hset(key, mapping=dict.fromkeys(fields, b"\x20\x32"))  # 50 of everything
     try:
-        served = _ask(path, [requests[ids[index]]])[0]["predictions"][0]["ctr"]
+        served = _ask(path, [request])[0]["predictions"][0]["ctr"]
     finally:
-        client.hset(key, mapping=dict(zip(fields, before, strict=True)))
+        for key, fields_before in before.items():
+            client.hset(key, mapping=fields_before)
     assert served != path.champion.bundle.probabilities(raw)[index]
-    assert vectorize(raw, path.champion.bundle.fitted).shape == (len(ids), len(features))
 
 
 def test_a_future_click_changes_nothing(path: Running) -> None:
