@@ -20,19 +20,17 @@ from jobs.features import raw_columns, with_counters
 
 
 def build_training_set(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
-    """Write `training_set`; counts of rows and clicks. Raises DataError where a row was lost or doubled."""
+    """Write `training_set`; counts of its rows and clicks. Raises DataError where a row was lost or doubled."""
     warehouse, contract = context.warehouse, context.contract
     impressions = warehouse.read("impressions").select("impression_id", "event_timestamp", *contract.columns, "date")
     labels = warehouse.read("labels").select("impression_id", "label")
     features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)))
     rows = impressions.join(labels, "impression_id").transform(features)
     rows = rows.select("impression_id", *raw_columns(contract), "label", F.lit(1.0).alias("weight"), "date")
-    warehouse.replace("training_set", rows, partition_by=["date"])
-    written = warehouse.read("training_set").agg(F.count("*").alias("rows"), F.sum("label").alias("clicked")).first()
-    counts = written.asDict() if written else {}
-    if counts["rows"] != (labelled := warehouse.count("labels")):
-        raise DataError(f"training_set: {counts['rows']:,} rows, expected the {labelled:,} of labels: run jobs/label.py again")
-    return {"rows": counts["rows"], "clicked": counts["clicked"] or 0}
+    written = warehouse.replace("training_set", rows, partition_by=["date"])
+    if written != (labelled := labels.count()):
+        raise DataError(f"training_set: {written:,} rows, expected the {labelled:,} of labels: run jobs/label.py again")
+    return {"training_set": written, "clicked": labels.where("label = 1").count()}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,9 +12,10 @@ Cost: for each key one shuffle of the events by that key.
 import argparse
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
-from pyspark import StorageLevel
+from pyspark import StorageLevel, inheritable_thread_target
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -22,7 +23,7 @@ from conf.contract import ALL_KEY, AS_OF, CLOCK, HOUR, SCOPE
 from conf.errors import DataError
 from jobs.attribution import counted_clicks, log_time, newest_known
 from jobs.command import Context, job_parser, log, run_job
-from jobs.counters import events_of, windowed_counters
+from jobs.counters import events_of, first_hour, windowed_counters
 from jobs.label import moment
 
 
@@ -36,20 +37,28 @@ def count(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     columns = list(dict.fromkeys(column for key in contract.keys.values() for column in key))
     counted = impressions.transform(counted_clicks(clicks, contract.label))
     events = impressions.transform(events_of(counted, columns)).persist(StorageLevel.MEMORY_AND_DISK)
-    counts = {"events": events.count()}
-    for key, key_columns in contract.counted_keys.items():
-        table = warehouse.tables.counters(key)
+    said = events.agg(F.count("*"), F.min(first_hour())).first()
+    n_events, oldest = said if said else (0, None)
+
+    def write(key: str) -> int:
+        table, key_columns = warehouse.tables.counters(key), contract.counted_keys[key]
         rule = windowed_counters(key_columns, contract.window_hours, publication_delay=contract.publication_delay)
         rows = events.transform(rule)
-        warehouse.replace(table, rows if key_columns else rows.withColumn(SCOPE, F.lit(ALL_KEY)), partition_by=["date"])
-        counts[table] = warehouse.count(table)
-        log.info("count: %s %d rows", table, counts[table])
+        written = warehouse.replace(
+            table, rows if key_columns else rows.withColumn(SCOPE, F.lit(ALL_KEY)), partition_by=["date"]
+        )
+        log.info("count: %s %d rows", table, written)
+        return written
+
+    # small keys leave cores idle while Delta commits: two at a time
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        written = list(pool.map(inheritable_thread_target(warehouse.spark)(write), contract.counted_keys))
     events.unpersist()
-    oldest = warehouse.read(warehouse.tables.counters(ALL_KEY)).agg(F.min("hour")).first()
     last = args.as_of or log_time(newest, contract.label)
-    clock = clock_rows(context.warehouse.spark, oldest[0] if oldest else last, last, contract.publication_delay)
-    warehouse.replace(CLOCK, clock, partition_by=[])
-    return {**counts, CLOCK: warehouse.count(CLOCK)}
+    start = datetime.fromtimestamp(oldest * 3600, UTC) if oldest else last
+    clock = clock_rows(warehouse.spark, start, last, contract.publication_delay)
+    tables = dict(zip(map(warehouse.tables.counters, contract.counted_keys), written, strict=True))
+    return {"events": n_events, **tables, CLOCK: warehouse.replace(CLOCK, clock, partition_by=[])}
 
 
 def clock_rows(spark: SparkSession, oldest: datetime, as_of: datetime, delay: timedelta) -> DataFrame:

@@ -16,6 +16,11 @@ AT = "known_timestamp"
 _IMPRESSION, _CLICK = "__impression", "__click"  # of an event 0 or 1, of a tile their sums
 
 
+def first_hour() -> Column:
+    """The first full hour that knows of an event, in hours since 1970."""
+    return F.floor(F.unix_micros(AT) / F.lit(_HOUR_US)).cast("bigint") + 1
+
+
 def events_of(counted: DataFrame, columns: Sequence[str]) -> Callable[[DataFrame], DataFrame]:
     """Impressions and their counted clicks -> one row an event: `columns`, when it became known, impression or click as 0 / 1."""
 
@@ -41,8 +46,7 @@ def windowed_counters(
 
     def transform(events: DataFrame) -> DataFrame:
         known = events.dropna(subset=list(key)) if key else events
-        hour = F.floor(F.unix_micros(AT) / F.lit(_HOUR_US)).cast("bigint") + 1
-        tiles = (known.repartition(*key) if key else known).groupBy(*key, hour.alias("hour")).agg(
+        tiles = (known.repartition(*key) if key else known).groupBy(*key, first_hour().alias("hour")).agg(
             F.sum(_IMPRESSION).alias(_IMPRESSION),
             F.sum(_CLICK).alias(_CLICK),
             F.max(F.when(F.col(_IMPRESSION) == 1, F.unix_micros(AT))).alias("last_impression_us"),

@@ -38,12 +38,11 @@ def label(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
         F.lit(label_version(rule)).alias("label_version"),
         "date",
     )
-    warehouse.replace("labels", labels, partition_by=["date"])
-    written = warehouse.read("labels").agg(F.count("*").alias("labels"), F.sum("label").alias("clicked")).first()
-    counts = written.asDict() if written else {}
-    if not counts["labels"]:
+    written = warehouse.replace("labels", labels, partition_by=["date"])
+    if not written:
         log.warning("label: no impression is mature at %s: wait for later rows, or declare label.complete_through", as_of)
-    return {"impressions": impressions.count(), "labels": counts["labels"], "clicked": counts["clicked"] or 0}
+    clicked = warehouse.read("labels").where("label = 1").count()
+    return {"impressions": impressions.count(), "labels": written, "clicked": clicked}
 
 
 def moment(text: str) -> datetime:

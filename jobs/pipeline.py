@@ -42,10 +42,12 @@ STEPS: dict[str, Job] = {
 def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     """Run every step and print the summary; counts of rows by table."""
     seconds: dict[str, float] = {}
+    written: dict[str, int] = {}
     for name, job in STEPS.items():
         start = time.monotonic()
         try:
             counts = timed(name, job, context, args)
+            written |= {table: counts[table] for table in context.warehouse.tables.made_by if table in counts}
             if name == "train":
                 args.version = str(counts["version"])  # which an equal bundle may have had before others came
         except BundleError as refusal:
@@ -53,7 +55,7 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
                 raise
             log.warning("promote: refused: %s", refusal)
         seconds[name] = round(time.monotonic() - start, 1)
-    rows = {table: context.warehouse.count(table) for table in context.warehouse.tables.made_by}
+    rows = {t: written[t] if t in written else context.warehouse.count(t) for t in context.warehouse.tables.made_by}
     summary = {"rows": rows, "seconds": seconds, **_outcome(context, args.version), **_next(context, args.data)}
     print(json.dumps(summary), flush=True)  # noqa: T201
     return rows

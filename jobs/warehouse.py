@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
 from conf.errors import DataError
 from conf.personal import IdKey
@@ -31,31 +32,37 @@ class Warehouse:
         self._check(table)
         return self.spark.read.format("delta").load(self.tables.path(table))
 
-    def append(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> None:
-        """Add rows in one commit; makes the table at first."""
-        self._create(table, rows, partition_by)
-        rows.write.format("delta").mode("append").save(self.tables.path(table))
+    def append(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> int:
+        """Add rows in one commit, which makes the table at first. Returns how many."""
+        return self._write(table, rows, partition_by, "append")
 
-    def replace(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> None:
-        """Put rows in the place of all there are, in one commit: a reader sees the old table or the new."""
-        self._create(table, rows, partition_by)
-        rows.write.format("delta").mode("overwrite").save(self.tables.path(table))
+    def replace(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> int:
+        """Put rows in the place of all there are, in one commit: a reader sees the old table or the new. Returns how many."""
+        return self._write(table, rows, partition_by, "overwrite")
 
     def count(self, table: str) -> int:
         return self.read(table).count()
 
     def version(self, table: str) -> int:
         """The Delta version that `read` sees now."""
-        newest = DeltaTable.forPath(self.spark, self.tables.path(table)).history(1).select("version").first()
-        return int(newest[0]) if newest else 0
+        return int(self._newest_commit(table).version)
 
-    def _create(self, table: str, rows: DataFrame, partition_by: Sequence[str]) -> None:
+    def _write(self, table: str, rows: DataFrame, partition_by: Sequence[str], mode: str) -> int:
         if self.exists(table):
             self._check(table)
-            return
-        builder = DeltaTable.createIfNotExists(self.spark).location(self.tables.path(table)).addColumns(rows.schema)
-        builder = builder.property(_CONTRACT, self.tables.contract.hash).property(_ID_KEY, self.id_key.fingerprint)
-        (builder.partitionedBy(*partition_by) if partition_by else builder).execute()
+            rows.write.format("delta").mode(mode).save(self.tables.path(table))
+        else:
+            new = rows.writeTo(_by_path(self.tables.path(table))).using("delta")
+            new = new.tableProperty(_CONTRACT, self.tables.contract.hash).tableProperty(_ID_KEY, self.id_key.fingerprint)
+            (new.partitionedBy(*[F.col(name) for name in partition_by]) if partition_by else new).create()
+        return int(self._newest_commit(table).operationMetrics["numOutputRows"])
+
+    def _newest_commit(self, table: str) -> Row:
+        commits = DeltaTable.forPath(self.spark, self.tables.path(table)).history(1)
+        newest = commits.select("version", "operationMetrics").first()
+        if newest is None:
+            raise DataError(f"{self.tables.path(table)}: a Delta table without a commit, expected one")
+        return newest
 
     def _check(self, table: str) -> None:
         path = self.tables.path(table)
@@ -64,8 +71,7 @@ class Warehouse:
         if not self.exists(table):
             job = f"jobs/{self.tables.made_by[table]}.py"
             raise DataError(f"{path}: no such table yet, expected the one that {job} writes: run it first")
-        name = path.replace("`", "``")
-        found = {row.key: row.value for row in self.spark.sql(f"SHOW TBLPROPERTIES delta.`{name}`").collect()}
+        found = {row.key: row.value for row in self.spark.sql(f"SHOW TBLPROPERTIES {_by_path(path)}").collect()}
         if found.get(_CONTRACT) != self.tables.contract.hash:
             raise DataError(
                 f"{path}: made with contract {str(found.get(_CONTRACT))[:12]}, expected {self.tables.contract.hash[:12]} "
@@ -78,3 +84,8 @@ class Warehouse:
                 "restore that key (CLICKODDS_ID_KEY, or id.key in the state folder)"
             )
         self._checked.add(table)
+
+
+def _by_path(path: str) -> str:
+    """A Delta table's name in SQL."""
+    return "delta.`" + path.replace("`", "``") + "`"

@@ -1,4 +1,4 @@
-"""Killed with -9 in the middle of each job and run again, the pipeline ends where an undisturbed one does."""
+"""Killed with -9 in the middle and run again, every job ends where an undisturbed one does."""
 
 import argparse
 import os
@@ -15,18 +15,19 @@ from pyspark.sql import functions as F
 
 from conf.contract import Contract
 from conf.environment import environment
-from conf.settings import ROOT
+from conf.settings import ROOT, Settings, load_settings
 from jobs.command import Context
 from jobs.pipeline import STEPS
-from jobs.simulate import write_log
+from jobs.simulate import BOOKS, write_log
 from jobs.simulation import Plan
 from models.published import load_champion
 from models.tracking import Registry
 from tests.conftest import ID_KEY_HEX, context_in
 from tests.logs import as_yaml, changed
 
-# job -> how long it may run before it is killed: into the middle of its work on a machine of any speed
-KILLED_AFTER_S = {"ingest": 6.0, "label": 1.0, "count": 4.0, "build_training_set": 2.0, "train": 6.0}
+PLAN: dict[str, Any] = {"impressions": 4_000, "days": 2, "seed": 3, "duplicates": 0.05, "corrupt": 0.01}
+RECIPE = {"seeds": 2, "max_rounds": 15}
+KILLED_AT = 0.5  # of the time that the job took undisturbed, in a session that was warm: no process of its own ends as early
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +38,23 @@ def contract(demo_contract: Contract) -> Contract:
 @pytest.fixture(scope="module")
 def log(spark: SparkSession, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed") / "log"
-    write_log(spark, contract, Plan(impressions=4_000, days=2, seed=3, duplicates=0.05, corrupt=0.01), str(folder))
+    write_log(spark, contract, Plan(**PLAN), str(folder))
     return folder
 
 
 def small(context: Context) -> Context:
     """The context with a recipe of few rounds."""
-    train = context.settings.train.model_copy(update={"seeds": 2, "max_rounds": 15})
+    train = context.settings.train.model_copy(update=RECIPE)
     return Context(
         context.settings.model_copy(update={"train": train}), context.contract, context.warehouse, context.id_key
     )
 
 
-def run(context: Context, log: Path) -> None:
-    for job in STEPS.values():
-        job(context, argparse.Namespace(data=str(log), as_of=None, version=None))
+def run(job: str, context: Context, log: Path) -> float:
+    """Seconds that the job took in the session at hand."""
+    start = time.monotonic()
+    STEPS[job](context, argparse.Namespace(data=str(log), as_of=None, version=None))
+    return time.monotonic() - start
 
 
 def contents(context: Context) -> dict[str, Any]:
@@ -69,41 +72,62 @@ def contents(context: Context) -> dict[str, Any]:
     return found
 
 
-def killed_in(job: str, env: dict[str, str], log: Path) -> None:
-    """Run the pipeline until `job` is at work, then kill its whole process group."""
-    command = ["spark-submit", str(ROOT / "jobs" / "pipeline.py"), "--data", str(log)]
+def killed(job: str, arguments: list[str], env: dict[str, str], after_s: float) -> None:
+    """Start a job, and kill its whole process group so long after it began its work."""
+    command = ["spark-submit", str(ROOT / "jobs" / f"{job}.py"), *arguments]
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
-    ) as pipeline:
+    ) as process:
         said = []
-        for line in pipeline.stdout or ():
+        for line in process.stdout or ():
             said.append(line)
             if f"{job}: started" in line:
                 break
         assert any(f"{job}: started" in line for line in said), "".join(said[-20:])
-        time.sleep(KILLED_AFTER_S[job])
-        assert pipeline.poll() is None
-        os.killpg(pipeline.pid, signal.SIGKILL)
+        time.sleep(after_s)
+        assert process.poll() is None, f"{job} ended within {after_s:.1f} s"
+        os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_pipeline_killed_in_every_job_ends_as_an_undisturbed_one(
+def submitted(settings: Settings) -> dict[str, str]:
+    """The environment of a job's own process."""
+    train = {f"CLICKODDS_TRAIN__{name.upper()}": str(value) for name, value in RECIPE.items()}
+    return {**os.environ, **environment(settings), "CLICKODDS_ID_KEY": ID_KEY_HEX, **train}
+
+
+def test_jobs_killed_in_the_middle_and_run_again_end_as_undisturbed_ones(
     spark: SparkSession, make_context: Callable[[Contract], Context], contract: Contract, log: Path, tmp_path: Path
 ) -> None:
     undisturbed = small(make_context(contract))
-    run(undisturbed, log)
+    seconds = {job: run(job, undisturbed, log) for job in STEPS}
     expected = contents(undisturbed)
-    run(undisturbed, log)
+    for job in STEPS:
+        run(job, undisturbed, log)
     assert contents(undisturbed) == expected, "a second run on the same input changes nothing"
 
     disturbed = small(context_in(tmp_path / "disturbed", spark, contract))
     contract_file = tmp_path / "killed.yaml"
     contract_file.write_text(as_yaml(contract))
-    settings = disturbed.settings.model_copy(update={"contract": contract_file})
-    env = {
-        **os.environ, **environment(settings), "CLICKODDS_ID_KEY": ID_KEY_HEX, "CLICKODDS_TRAIN__SEEDS": "2",
-        "CLICKODDS_TRAIN__MAX_ROUNDS": "15",
-    }  # fmt: skip
-    for job in KILLED_AFTER_S:
-        killed_in(job, env, log)
-    run(disturbed, log)
+    env = submitted(disturbed.settings.model_copy(update={"contract": contract_file}))
+    for job in STEPS:
+        killed(job, ["--data", str(log)] if job == "ingest" else [], env, seconds[job] * KILLED_AT)
+        run(job, disturbed, log)
     assert contents(disturbed) == expected
+
+
+def test_a_simulation_killed_and_run_again_writes_the_same_bytes(
+    spark: SparkSession, contract: Contract, log: Path, tmp_path: Path
+) -> None:
+    settings = load_settings().model_copy(update={"state": tmp_path / "state", "contract": tmp_path / "killed.yaml"})
+    (tmp_path / "killed.yaml").write_text(as_yaml(contract))
+    again = tmp_path / "log"
+    arguments = [f"--{name}={value}" for name, value in PLAN.items()]
+    killed("simulate", [*arguments, "--out", str(again)], submitted(settings), 3.0)
+    assert not (again / BOOKS).exists()
+    write_log(spark, contract, Plan(**PLAN), str(again))
+    assert files_below(again) == files_below(log)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """The log's files; those of the truth are Parquet, whose values are the same but not their names."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
