@@ -43,8 +43,23 @@ def _percent(value: Any) -> Any:
     return value
 
 
+def in_utc(values: Any, name: str) -> Any:
+    """A section's raw values with one ISO 8601 time read, as UTC where it names no zone."""
+    if isinstance(values, dict) and values.get(name) is not None:
+        at = datetime.fromisoformat(str(values[name]))
+        return {**values, name: at if at.tzinfo else at.replace(tzinfo=UTC)}
+    return values
+
+
+def _low_to_high(ratio: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= ratio[0] < 1 < ratio[1]:
+        raise ValueError("expected [low, high] around 1, such as [0.5, 2]")
+    return ratio
+
+
 Zone = Annotated[str, AfterValidator(_zone)]
 Share = Annotated[float, BeforeValidator(_percent), Field(ge=0, le=1)]
+Ratio = Annotated[tuple[float, float], AfterValidator(_low_to_high)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 Text = Annotated[str, Field(min_length=1)]
@@ -162,10 +177,7 @@ class Label(Section):
     @model_validator(mode="before")
     @classmethod
     def _utc(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("complete_through") is not None:
-            at = datetime.fromisoformat(str(values["complete_through"]))
-            return {**values, "complete_through": at if at.tzinfo else at.replace(tzinfo=UTC)}
-        return values
+        return in_utc(values, "complete_through")
 
 
 class Column(Section):
@@ -178,9 +190,12 @@ class Column(Section):
     personal: bool = False
     min: float | None = None
     max: float | None = None
+    allowed: Annotated[tuple[Text, ...], Field(max_length=1000)] = ()  # the values there are; none given: any
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
+        if self.allowed and self.type == "number":
+            raise ValueError("found allowed on a number, expected min and max")
         if self.type != "number" and (self.min is not None or self.max is not None):
             raise ValueError(f"found min or max on a column of type {self.type}, expected them on numbers only")
         if self.min is not None and self.max is not None and self.min > self.max:
@@ -195,8 +210,30 @@ class Column(Section):
 
 
 class Limits(Section):
-    refused: Share = 0.01  # of the rows of one ingest; above it nothing is taken
+    """What is refused, and what opens the breaker. Not part of the contract's hash: tables stay when a limit is changed.
+
+    volume, click_rate: lowest and highest ratio to the trailing days; new_category: share of a day's rows that one value may take
+    that was never seen. None: not judged.
+    """
+
+    refused: Share = 0.01  # of the rows of one ingest; above it the batch is held back
+    volume: Ratio | None = None
+    click_rate: Ratio | None = None
+    new_category: Share | None = None
+    first: datetime = datetime(2000, 1, 1, tzinfo=UTC)  # no event is older
+    redelivered: Duration = timedelta(days=30)  # a copy of an event, or its click, comes within so many days of it
     candidates: Annotated[int, Field(ge=1, le=1000)] = 200
+
+    @model_validator(mode="before")
+    @classmethod
+    def _utc(cls, values: Any) -> Any:
+        return in_utc(values, "first")
+
+
+class Sampling(Section):
+    """Which training rows are kept: all clicked ones, and a share of the others, told by a hash of the impression's id."""
+
+    negatives: Annotated[float, BeforeValidator(_percent), Field(gt=0, le=1)] = 1.0
 
 
 class SimulatedColumn(Section):
@@ -223,6 +260,7 @@ class Contract(Section):
     candidate: Annotated[tuple[str, ...], Field(min_length=1)]
     slices: tuple[str, ...] = ()
     limits: Limits = Limits()
+    sampling: Sampling = Sampling()
     simulate: dict[str, SimulatedColumn] = {}
 
     @model_validator(mode="after")
@@ -238,11 +276,11 @@ class Contract(Section):
 
     @cached_property
     def hash(self) -> str:
-        """sha256 (hex) of what settles the tables: all but the prose and how the log is simulated.
+        """sha256 (hex) of what settles the tables: all but the prose, the limits and how the log is simulated.
 
         The order of columns and keys is that of the model's inputs, so it counts.
         """
-        text = json.dumps(self.model_dump(mode="json", exclude={"about", "simulate"}))
+        text = json.dumps(self.model_dump(mode="json", exclude={"about", "limits", "simulate"}))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

@@ -73,7 +73,8 @@ def _explain(error: dict[str, Any]) -> str:
 def _section(loc: Location) -> type[BaseModel] | None:
     by_place: dict[str, type[BaseModel]] = {
         "": Contract, "impressions": model.Impressions, "clicks": model.Clicks, "label": model.Label, "limits": model.Limits,
-        "columns": model.Column, "simulate": model.SimulatedColumn, "event_time": model.EventTime, "known_time": model.KnownTime,
+        "columns": model.Column, "simulate": model.SimulatedColumn, "sampling": model.Sampling,
+        "event_time": model.EventTime, "known_time": model.KnownTime,
     }  # fmt: skip
     last = str(loc[-1]) if loc else ""
     return by_place.get(last) or by_place.get(str(loc[0]))

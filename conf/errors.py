@@ -34,3 +34,7 @@ class UnavailableError(ClickoddsError):
     """A service that is needed does not answer now."""
 
     exit_code = EXIT_TRY_AGAIN
+
+
+class HeldError(DataError):
+    """The data are stored, but held back until somebody releases them."""

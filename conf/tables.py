@@ -25,6 +25,7 @@ class Tables:
     @property
     def made_by(self) -> dict[str, str]:
         """Table name -> the job that writes it."""
-        ingested = dict.fromkeys(("impressions", "clicks", "quarantine", "audit"), "ingest")
+        ingested = dict.fromkeys(("impressions", "clicks", "quarantine", "audit", "holds"), "ingest")
         counted = {self.counters(key): "count" for key in self.contract.counted_keys}
-        return {**ingested, "labels": "label", **counted, CLOCK: "count", "training_set": "build_training_set"}
+        labelled = dict.fromkeys(("labels", "click_fates"), "label")
+        return {**ingested, **labelled, **counted, CLOCK: "count", "training_set": "build_training_set"}

@@ -1,9 +1,9 @@
 """Which clicks count, from when on, and which impressions are mature: the one predicate behind labels and counters alike."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import date, datetime, timedelta
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from conf.contract import Label
@@ -48,6 +48,39 @@ def counted_clicks(clicks: DataFrame, label: Label) -> Callable[[DataFrame], Dat
         )
 
     return transform
+
+
+def fates(impressions: DataFrame, clicks: DataFrame, label: Label, *, within: timedelta, since: date) -> DataFrame:
+    """What became of the clicks dated `since` or later: (date, fate, known_after_h, clicks), one row for each kind and delay.
+
+    fate: counted; repeated (another click of the impression was known first); before or after the attribution window; late
+    (in the window, known after the lateness); orphan (no impression within the days `within` around it has its id).
+    known_after_h: full hours from the impression until the click was known, null for orphans.
+    """
+    mine = clicks.where(F.col("date") >= F.lit(since))
+    shown = impressions.where(F.col("date") >= F.lit(since - within))
+    shown = shown.select("impression_id", "event_timestamp", F.col("date").alias("shown_on"))
+    clicked = mine.select("impression_id", "click_timestamp", F.col("known_timestamp").alias("click_known"), "date")
+    days = F.lit(within.days)
+    near = (clicked.impression_id == shown.impression_id) & (F.abs(F.datediff("date", "shown_on")) <= days)
+    event, click = F.col("event_timestamp"), F.col("click_timestamp")
+    good = (
+        click.between(later(event, -label.skew), later(event, label.attribution_window))
+        & (F.col("click_known") <= later(event, label.attribution_window + label.allowed_lateness))
+    )
+    of_impression = Window.partitionBy(clicked.impression_id, "event_timestamp")
+    first = F.min(F.when(good, F.struct("click_known", "click_timestamp"))).over(of_impression)
+    fate = (
+        F.when(event.isNull(), "orphan")
+        .when(click < later(event, -label.skew), "before")
+        .when(click > later(event, label.attribution_window), "after")
+        .when(~good, "late")
+        .when(first == F.struct("click_known", "click_timestamp"), "counted")
+        .otherwise("repeated")
+    )
+    hours = F.floor((F.unix_micros("click_known") - F.unix_micros("event_timestamp")) / F.lit(3_600_000_000))
+    told = clicked.join(shown, near, "left").select("date", fate.alias("fate"), hours.alias("known_after_h"))
+    return told.groupBy("fate", "known_after_h", "date").agg(F.count("*").alias("clicks"))
 
 
 def newest_known(impressions: DataFrame, clicks: DataFrame) -> datetime | None:

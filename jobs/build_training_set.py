@@ -1,9 +1,11 @@
 """Build the training set: each labelled impression with the raw values that serving would have had at its time.
 
-Of each key the newest counter row with published_at <= event time; nothing that became known later can enter. Rows in = rows out
-is checked. The whole table is made anew, in one commit; a rerun ends in the same rows.
+Of each key the newest counter row with published_at <= event time; nothing that became known later can enter. Of impressions that
+were not clicked the contract's share is kept (sampling.negatives), told by a hash of the id, with its inverse as the weight. Rows
+in = rows out is checked. Rebuilt from the first date whose labels or counters were since the last run, in one commit; `--full`
+rebuilds everything, and ends in the same rows.
 
-Cost: for each key one join of the impressions with that key's counters, on key and day.
+Cost: for each key one join of the impressions with that key's counters, over the dates that are rebuilt.
 
     spark-submit jobs/build_training_set.py --contract conf/contracts/demo.yaml
 """
@@ -11,30 +13,58 @@ Cost: for each key one join of the impressions with that key's counters, on key 
 import argparse
 import sys
 from collections.abc import Mapping
+from datetime import date
 
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
-from jobs.command import Context, job_parser, run_job
+from jobs.command import Context, job_parser, log, run_job
 from jobs.features import raw_columns, with_counters
+from jobs.sampling import sampled
+from jobs.touched import date_rebuilt, last_note
+from jobs.warehouse import EVERYTHING
+
+TABLE = "training_set"
 
 
 def build_training_set(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     """Write `training_set`; counts of its rows and clicks. Raises DataError where a row was lost or doubled."""
     warehouse, contract = context.warehouse, context.contract
-    impressions = warehouse.read("impressions").select("impression_id", "event_timestamp", *contract.columns, "date")
-    labels = warehouse.read("labels").select("impression_id", "label")
-    features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)))
-    rows = impressions.join(labels, "impression_id").transform(features)
-    rows = rows.select("impression_id", *raw_columns(contract), "label", F.lit(1.0).alias("weight"), "date")
-    written = warehouse.replace("training_set", rows, partition_by=["date"])
-    if written != (labelled := labels.count()):
-        raise DataError(f"training_set: {written:,} rows, expected the {labelled:,} of labels: run jobs/label.py again")
-    return {"training_set": written, "clicked": labels.where("label = 1").count()}
+    sources = ["labels", *(warehouse.tables.counters(key) for key in contract.counted_keys)]
+    versions = {table: warehouse.version(table) for table in sources}
+    since = _since(context, sources, full=getattr(args, "full", False))
+    if since is None:
+        log.info("build_training_set: nothing new since the last run")
+    else:
+        log.info("build_training_set: %s", "all dates" if since == EVERYTHING else f"from {since} on")
+        recent = F.col("date") >= F.lit(since)
+        labels = warehouse.read("labels").where(recent).transform(sampled(contract.sampling)).persist()
+        features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)))
+        impressions = warehouse.read("impressions").where(recent).select("impression_id", *contract.columns, "date")
+        kept = labels.select("impression_id", "event_timestamp", "label", "weight", "date")
+        rows = impressions.join(kept, ["impression_id", "date"]).transform(features)
+        rows = rows.select("impression_id", *raw_columns(contract), "label", "weight", "date")
+        written = warehouse.replace(TABLE, rows, partition_by=["date"], since=since, note={"versions": versions})
+        expected = labels.count()
+        labels.unpersist()
+        if written != expected:
+            raise DataError(f"{TABLE}: {written:,} rows, expected the {expected:,} of labels: run jobs/label.py again")
+    made = warehouse.read(TABLE).agg(F.count("*"), F.count_if(F.col("label") == 1)).collect()[0]
+    return {TABLE: made[0], "clicked": made[1]}
+
+
+def _since(context: Context, sources: list[str], *, full: bool) -> date | None:
+    """The first date to rebuild, None for none."""
+    for table in sources:
+        context.warehouse.read(table)  # says which job makes it where it is not there
+    last = last_note(context.warehouse, TABLE)
+    return EVERYTHING if full or not last else date_rebuilt(context.warehouse, sources, last["versions"])
 
 
 def parser() -> argparse.ArgumentParser:
-    return job_parser(__doc__)
+    parser = job_parser(__doc__)
+    parser.add_argument("--full", action="store_true", help="rebuild all dates")
+    return parser
 
 
 if __name__ == "__main__":

@@ -39,22 +39,23 @@ def windowed_counters(
     """Events -> the key's counter rows: key columns, hour, published_at, created, counts per window, last-seen times, date.
 
     windows: name -> hours. Counts at hour h are of events known in [h - window, h). `last_*_us`: newest known time, in
-    microseconds, of an impression or click in the longest window, null where it holds none. One shuffle by key, whose cost
-    grows with the events of the busiest key; rows out are at most (1 + windows) times the key's hours with an event.
+    microseconds, of an impression or click in the longest window, null where it holds none. Rows out are at most (1 + windows)
+    times the key's hours with an event.
     """
     longest = max(windows, key=lambda name: windows[name])
 
     def transform(events: DataFrame) -> DataFrame:
         known = events.dropna(subset=list(key)) if key else events
-        tiles = (known.repartition(*key) if key else known).groupBy(*key, first_hour().alias("hour")).agg(
+        # summed before they are shuffled, or a busy key's events would all go to one task
+        tiles = known.groupBy(*key, first_hour().alias("hour")).agg(
             F.sum(_IMPRESSION).alias(_IMPRESSION),
             F.sum(_CLICK).alias(_CLICK),
             F.max(F.when(F.col(_IMPRESSION) == 1, F.unix_micros(AT))).alias("last_impression_us"),
             F.max(F.when(F.col(_CLICK) == 1, F.unix_micros(AT))).alias("last_click_us"),
         )
         steps = F.array(_arrival(windows), *[_expiry(windows, name) for name in windows])
-        deltas = tiles.select(*key, F.inline(steps))
-        deltas = (deltas if key else deltas.repartition(1)).groupBy(*key, "hour").agg(
+        deltas = (tiles.repartition(*key) if key else tiles.repartition(1)).select(*key, F.inline(steps))
+        deltas = deltas.groupBy(*key, "hour").agg(
             *[F.sum(name).alias(name) for name in _counts(windows)],
             F.max("last_impression_us").alias("last_impression_us"),
             F.max("last_click_us").alias("last_click_us"),

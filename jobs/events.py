@@ -13,7 +13,7 @@ from jobs.validation import column_reasons, first_reason, malformed, refuse_when
 
 REASON = "__reason"  # names with __ cannot be a contract's
 POSITION_OF_ROW = "__row_position"
-ARRIVED_ON = "__arrived_on"
+ARRIVED_AT = "__arrived_at"
 SAID = "__said"
 CLICK_TIMESTAMP = "click_timestamp"
 CLICK_KNOWN = "__click_known"
@@ -55,8 +55,8 @@ def impression_events(contract: Contract, key: IdKey) -> Transform:
         reasons = [
             malformed(),
             refuse_when(impression_id.isNull(), no_id),
-            *time_reasons(event, f"event time ({log.event_time.column})"),
-            *time_reasons(known_at, f"known time ({log.known_time.column})"),
+            *time_reasons(event, f"event time ({log.event_time.column})", contract),
+            *time_reasons(known_at, f"known time ({log.known_time.column})", contract),
             *column_reasons(contract),
         ]
         click, click_known = F.lit(None).cast("timestamp"), F.lit(None).cast("timestamp")
@@ -96,8 +96,8 @@ def click_events(contract: Contract, key: IdKey) -> Transform:
         reasons = [
             malformed(),
             refuse_when(impression_id.isNull(), "impression id: missing"),
-            *time_reasons(at, f"click time ({spec.column})"),
-            *time_reasons(known_at, f"known time ({clicks.known_time.column})"),
+            *time_reasons(at, f"click time ({spec.column})", contract),
+            *time_reasons(known_at, f"known time ({clicks.known_time.column})", contract),
         ]
         return rows.select(
             impression_id.alias("impression_id"),
@@ -168,6 +168,6 @@ def _origin(names: list[str], personal: set[str], key: IdKey) -> list[Column]:
     return [
         F.col(FILE).alias("source_file"),
         F.col(POSITION).alias(POSITION_OF_ROW),
-        F.to_date(ARRIVED).alias(ARRIVED_ON),
+        F.col(ARRIVED).alias(ARRIVED_AT),
         F.when(raw(CORRUPT).isNull(), F.create_map(*said)).alias(SAID),
     ]

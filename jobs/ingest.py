@@ -1,41 +1,94 @@
-"""Take the new files of a data folder into the tables impressions, clicks, quarantine and audit.
+"""Take the new files of a data folder into the tables impressions, clicks, quarantine, audit and holds.
 
-Every event once, however often it was delivered: what is in the tables already is a duplicate. A file is done when the audit
-table has it, which is written last; a run that was killed is simply run again. Refused rows go to quarantine with their reason;
-above the contract's `limits.refused` nothing is taken and the exit code is 65.
+Every event once, however often it was delivered, and whoever else ingests at the same time: what is in the tables already is a
+duplicate. A file is done when the audit has it, which is written last; a run that was killed is simply run again. Refused rows go
+to quarantine with their reason. A batch above the contract's limits is stored, but held back from labels and counters until
+jobs/release.py lets it go: exit code 65. Another ingest of the contract at work: exit code 75.
 
-Cost: reads the new files twice at most, and the ids of the tables once.
+Cost: reads the new files twice at most, and the ids of the tables' days around theirs (limits.redelivered) once.
 
     spark-submit jobs/ingest.py --contract conf/contracts/amexpert.yaml --data ../logs
 """
 
 import argparse
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
-from jobs.command import Context, job_parser, log, run_job
-from jobs.ingestion import LogSource, click_source, impression_source, new_files, take
+from pyspark.sql import functions as F
+
+from conf.durations import parse_duration
+from conf.errors import HeldError
+from conf.lease import lease
+from jobs.admission import HELD, Hold, held, write_holds
+from jobs.alarms import holds_of
+from jobs.command import Context, job_parser, log, run_job, timed
+from jobs.ingestion import Batch, Judged, audit_rows, counts_of, judged, store, store_audit
+from jobs.log_sources import log_sources, new_files
+from jobs.warehouse import Warehouse
 
 
 def ingest(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
-    """Ingest both logs; counts of raw, accepted, duplicate and refused rows."""
-    sources: list[LogSource] = [impression_source(context.contract, context.id_key)]
-    if context.contract.clicks.log is not None:
-        sources.append(click_source(context.contract, context.id_key))
-    totals: dict[str, int] = {}
-    for source in sources:
-        files = new_files(context.warehouse, args.data, source)
-        log.info("ingest: %s: %d new file(s) of %s", source.table, len(files), source.files.files)
-        for what, count in take(context.warehouse, args.data, source, files).items():
-            totals[f"{source.table} {what}"] = count
+    """Ingest both logs as one batch; counts of raw, accepted, duplicate and refused rows.
+
+    Raises HeldError, when all is stored, where the breaker holds the batch or dates of it back.
+    """
+    with lease(context.settings.state / "leases", f"ingest-{context.contract.name}"):
+        totals, holds = _ingest(context, args.data)
+    if holds:
+        raise HeldError(
+            "\n".join(str(hold) for hold in holds) + "\nstored, but kept out of labels, counters and training; look at the data, "
+            f"then: spark-submit jobs/release.py --batch {holds[0].batch} --reason '...'"
+        )
     return totals
+
+
+def continuously(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
+    """Ingest, and again every so often where the arguments say so, until it is interrupted or refused."""
+    counts = ingest(context, args)
+    while args.every is not None:
+        time.sleep(args.every.total_seconds())
+        counts = timed("ingest", ingest, context, args)
+    return counts
+
+
+def _ingest(context: Context, folder: str) -> tuple[Mapping[str, int], Sequence[Hold]]:
+    warehouse, contract = context.warehouse, context.contract
+    totals: dict[str, int] = {}
+    batch = _next_batch(warehouse)
+    with ExitStack() as stack:
+        found: list[Judged] = []
+        for source in log_sources(contract, context.id_key):
+            files = new_files(warehouse, folder, source)
+            log.info("ingest: %s: %d new file(s) of %s", source.table, len(files), source.files.files)
+            totals |= {f"{source.table} {what}": 0 for what in ("files", "raw", "accepted", "duplicates", "refused")}
+            if files:
+                found.append(stack.enter_context(judged(warehouse, folder, source, files)))
+        # before the rows, so that nobody ever sees them unmarked
+        write_holds(warehouse, holds_of(warehouse, contract, found, batch.number), HELD)
+        audit = []
+        for one in found:
+            store(warehouse, one, batch, contract.limits.redelivered)
+            rows = audit_rows(warehouse, one, batch)
+            audit += rows
+            totals |= {f"{one.source.table} {what}": count for what, count in counts_of(rows).items()}
+        if audit:
+            store_audit(warehouse, audit)
+    return totals, [hold for hold in held(warehouse) if hold.batch == batch.number]
+
+
+def _next_batch(warehouse: Warehouse) -> Batch:
+    finished = warehouse.read("audit").agg(F.max("batch")).collect()[0][0] if warehouse.exists("audit") else 0
+    return Batch(max(finished, *(hold.batch for hold in held(warehouse)), 0) + 1, finished)
 
 
 def parser() -> argparse.ArgumentParser:
     parser = job_parser(__doc__)
     parser.add_argument("--data", required=True, metavar="FOLDER", help="the folder with the log's files")
+    parser.add_argument("--every", type=parse_duration, metavar="DURATION", help="go on: look for new files so often, such as 5m")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("ingest", ingest, parser()))
+    sys.exit(run_job("ingest", continuously, parser()))

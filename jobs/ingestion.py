@@ -1,13 +1,14 @@
-"""How new files become table rows: read, judge, deduplicate against the table, append, and last the audit.
+"""How new files become table rows: read, judge, add what the tables do not have, and last the audit.
 
-Each write is one Delta commit, and each can be repeated: events by their identity, quarantine and audit by their file.
+Each write is one Delta commit, and each can be repeated: events are told by their identity, quarantine and audit by their file.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from typing import NamedTuple
+from datetime import date, timedelta
+from typing import Any, NamedTuple
 
 from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
@@ -15,156 +16,114 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.contract import Contract, Files
 from conf.errors import DataError
-from conf.personal import IdKey
 from jobs.events import (
-    ARRIVED_ON,
-    CLICK_COLUMNS,
+    ARRIVED_AT,
     CLICK_TIMESTAMP,
-    IMPRESSION_COLUMNS,
     POSITION_OF_ROW,
     REASON,
     SAID,
-    click_events,
     first_of_each,
-    impression_events,
     inline_clicks,
-    needed_for_clicks,
-    needed_for_impressions,
 )
-from jobs.reading import list_files, read_rows
+from jobs.log_sources import LogFile, LogSource
+from jobs.reading import read_rows
 from jobs.warehouse import Warehouse
 
 _REASONS_SHOWN = 8
 _AUDIT = (
-    "log string, source_file string, length bigint, modified timestamp, "
-    "raw bigint, accepted bigint, duplicates bigint, refused bigint"
+    "batch bigint, log string, source_file string, length bigint, modified timestamp, raw bigint, accepted bigint, "
+    "duplicates bigint, refused bigint, event_dates array<date>, known_hours array<timestamp>"
 )
+_SAME_FILE = "t.log = s.log AND t.source_file = s.source_file AND t.modified = s.modified"
+CLICK_IDENTITY = ("impression_id", CLICK_TIMESTAMP)
 
 
-@dataclass(frozen=True)
-class LogSource:
-    """One of a contract's logs: its files, the table it feeds, and how its rows become events."""
-
-    table: str
-    files: Files
-    needed: Sequence[str]
-    events: Callable[[DataFrame], DataFrame]
-    identity: tuple[str, ...]
-    columns: tuple[str, ...]
-    dated_by: str
-    with_clicks: bool  # rows carry in-line clicks
-    refused_limit: float
-
-
-@dataclass(frozen=True)
-class LogFile:
-    path: str
-    source_file: str
-    length: int
-    modified: datetime
-
-
-def impression_source(contract: Contract, key: IdKey) -> LogSource:
-    return LogSource(
-        table="impressions",
-        files=contract.impressions,
-        needed=needed_for_impressions(contract),
-        events=impression_events(contract, key),
-        identity=("impression_id",),
-        columns=(*IMPRESSION_COLUMNS, *contract.columns),
-        dated_by="event_timestamp",
-        with_clicks=contract.clicks.flag is not None,
-        refused_limit=contract.limits.refused,
-    )
-
-
-def click_source(contract: Contract, key: IdKey) -> LogSource:
-    files = contract.clicks.log
-    if files is None:
-        raise DataError(f"{contract.name}: its clicks are in-line, expected a click log")
-    return LogSource(
-        table="clicks",
-        files=files,
-        needed=needed_for_clicks(contract),
-        events=click_events(contract, key),
-        identity=("impression_id", CLICK_TIMESTAMP),
-        columns=CLICK_COLUMNS,
-        dated_by=CLICK_TIMESTAMP,
-        with_clicks=False,
-        refused_limit=contract.limits.refused,
-    )
-
-
-def new_files(warehouse: Warehouse, folder: str, source: LogSource) -> list[LogFile]:
-    """Files that the audit does not have yet, by name. Raises DataError where there is no file at all."""
-    there = list_files(warehouse.spark, folder, source.files)
-    if there.isEmpty():
-        raise DataError(f"{folder}: no file matches {source.files.files}, expected the {source.table} log")
-    if warehouse.exists("audit"):
-        done = warehouse.read("audit").where(F.col("log") == source.table)
-        there = there.join(done, ["source_file", "length", "modified"], "left_anti")
-    rows = there.select("path", "source_file", "length", "modified").orderBy("source_file").collect()
-    return [LogFile(row.path, row.source_file, row.length, row.modified) for row in rows]
-
-
-def take(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[LogFile]) -> Mapping[str, int]:
-    """Ingest `files`; counts of files, raw, accepted, duplicates and refused. Raises DataError above the limit of refusals."""
-    if not files:
-        return {"files": 0, "raw": 0, "accepted": 0, "duplicates": 0, "refused": 0}
-    paths = [file.path for file in files if file.length] or [files[0].path]
-    try:
-        rows = read_rows(warehouse.spark, folder, source.files, paths, source.needed)
-    except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"{folder}/{source.files.files}: Spark cannot read it: {_told(error)}") from error
-    judged = rows.transform(source.events).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        verdicts = _verdicts(judged, folder, source)
-        if not verdicts and not warehouse.exists(source.table):
-            raise DataError(f"{folder}/{source.files.files}: no row in any file, expected a log")
-        _refuse_above_limit(verdicts, folder, source)
-        _append_events(warehouse, judged.where(F.col(REASON).isNull()), source)
-        if any(verdict.reason for verdict in verdicts) or not warehouse.exists("quarantine"):
-            _append_quarantine(warehouse, judged.where(F.col(REASON).isNotNull()), source)
-        return _append_audit(warehouse, verdicts, source, files)
-    finally:
-        judged.unpersist()
-
-
-class _Verdict(NamedTuple):
-    """How many rows of a file met which fate; reason None is good."""
+class Verdict(NamedTuple):
+    """How many rows of a file met which fate, and the dates of their events; reason None is good."""
 
     source_file: str
     reason: str | None
     rows: int
+    first: date | None
+    last: date | None
 
 
-def _verdicts(judged: DataFrame, folder: str, source: LogSource) -> list[_Verdict]:
-    """One entry for each file and reason, no more: reads every row once."""
+@dataclass(frozen=True)
+class Judged:
+    """New files of a log with every row's verdict: `rows` hold the events, and a reason where a row is refused."""
+
+    source: LogSource
+    files: Sequence[LogFile]
+    rows: DataFrame
+    verdicts: Sequence[Verdict]
+
+    @property
+    def accepted(self) -> DataFrame:
+        return self.rows.where(F.col(REASON).isNull())
+
+    @property
+    def dates(self) -> tuple[date, date] | None:
+        """The first and the last date of its accepted events."""
+        good = [v for v in self.verdicts if v.reason is None and v.first and v.last]
+        return (min(v.first for v in good if v.first), max(v.last for v in good if v.last)) if good else None
+
+    def impressions(self) -> DataFrame:
+        """Distinct accepted impressions, as the table has them; of the clicks' own log none."""
+        return self.accepted.select(*self.source.columns, "source_file").transform(first_of_each(*self.source.identity))
+
+    def clicks(self) -> DataFrame | None:
+        """Distinct accepted clicks, as the table has them; None where this log has none."""
+        if self.source.table == "clicks":
+            return self.impressions()
+        if not self.source.with_clicks:
+            return None
+        return self.accepted.transform(inline_clicks).transform(first_of_each(*CLICK_IDENTITY))
+
+    @property
+    def refused_share(self) -> float:
+        total = sum(v.rows for v in self.verdicts)
+        return sum(v.rows for v in self.verdicts if v.reason is not None) / total if total else 0.0
+
+    def reasons(self) -> str:
+        """The most frequent reasons, a line each, with a file that shows it."""
+        count: Counter[str] = Counter()
+        example: dict[str, str] = {}
+        for verdict in self.verdicts:
+            if verdict.reason is not None:
+                count[verdict.reason] += verdict.rows
+                example.setdefault(verdict.reason, verdict.source_file)
+        return "\n".join(f"  {n:,} x {reason} (as in {example[reason]})" for reason, n in count.most_common(_REASONS_SHOWN))
+
+
+@contextmanager
+def judged(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[LogFile]) -> Iterator[Judged]:
+    """Read and judge `files`, kept in memory or on disk for the block. Raises DataError for what Spark cannot read at all."""
+    where = f"{folder}/{source.files.files}"
+    paths = [file.path for file in files if file.length] or [files[0].path]
+    with _readable(where):
+        rows = read_rows(warehouse.spark, folder, source.files, paths, source.needed).transform(source.events)
+    rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        counted = judged.groupBy("source_file", REASON).count().collect()
+        day = F.to_date(source.dated_by)
+        with _readable(where):
+            counted = rows.groupBy("source_file", REASON).agg(F.count("*"), F.min(day), F.max(day)).collect()
+        found = Judged(source, files, rows, [Verdict(*row) for row in counted])
+        if not found.verdicts and not warehouse.exists(source.table):
+            raise DataError(f"{where}: no row in any file, expected a log")
+        if found.verdicts and not found.dates:
+            raise DataError(f"{where}: every row refused, nothing was taken; is the contract right?\n{found.reasons()}")
+        yield found
+    finally:
+        rows.unpersist()
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        yield
     except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"{folder}/{source.files.files}: Spark cannot read it: {_told(error)}") from error
-    return [_Verdict(*row) for row in counted]
-
-
-def _refuse_above_limit(verdicts: Sequence[_Verdict], folder: str, source: LogSource) -> None:
-    where, total = f"{folder}/{source.files.files}", sum(verdict.rows for verdict in verdicts)
-    if total == 0:
-        return
-    by_reason: Counter[str] = Counter()
-    for verdict in verdicts:
-        if verdict.reason is not None:
-            by_reason[verdict.reason] += verdict.rows
-    share = by_reason.total() / total
-    if share > source.refused_limit:
-        example = {verdict.reason: verdict.source_file for verdict in verdicts}
-        said = "\n".join(f"  {n:,} x {reason} (as in {example[reason]})" for reason, n in by_reason.most_common(_REASONS_SHOWN))
-        raise DataError(
-            f"{where}: {share:.1%} of {total:,} rows refused, "
-            f"expected at most {source.refused_limit:.1%} (limits.refused); nothing of this log was taken:\n{said}"
-        )
+        raise DataError(f"{where}: Spark cannot read it: {_told(error)}") from error
 
 
 def _told(error: Exception) -> str:
@@ -174,49 +133,85 @@ def _told(error: Exception) -> str:
     return "; ".join(dict.fromkeys(telling)) or lines[0]
 
 
-def _append_events(warehouse: Warehouse, accepted: DataFrame, source: LogSource) -> None:
-    events = accepted.select(*source.columns, "source_file")
-    _append_new(warehouse, source.table, events, source.identity, source.dated_by)
-    if source.with_clicks:
-        clicks = accepted.transform(inline_clicks)
-        _append_new(warehouse, "clicks", clicks, ("impression_id", CLICK_TIMESTAMP), CLICK_TIMESTAMP)
+@dataclass(frozen=True)
+class Batch:
+    """The number that new rows bear, and the newest one that came to its end: what lies between a killed run left behind."""
+
+    number: int
+    finished: int
 
 
-def _append_new(warehouse: Warehouse, table: str, events: DataFrame, identity: tuple[str, ...], dated_by: str) -> None:
-    fresh = events.transform(first_of_each(*identity))
-    if warehouse.exists(table):
-        fresh = fresh.join(warehouse.read(table).select(*identity), list(identity), "left_anti")
-    columns = [F.col(name) for name in events.columns]
-    warehouse.append(table, fresh.select(*columns, F.to_date(dated_by).alias("date")), partition_by=["date"])
+def store(warehouse: Warehouse, found: Judged, batch: Batch, redelivered: timedelta) -> None:
+    """Add a batch's events and refused rows."""
+    if found.dates:
+        rows = [(found.source.table, found.impressions(), found.source.identity)]
+        if found.source.with_clicks and (clicks := found.clicks()) is not None:
+            rows.append(("clicks", clicks, CLICK_IDENTITY))
+        first, last = found.dates
+        near = f"t.date >= '{first - redelivered}' AND t.date <= '{last + redelivered}'"
+        for table, events, identity in rows:
+            same = " AND ".join([near, *(f"t.{name} = s.{name}" for name in identity)])
+            dated = F.to_date(CLICK_TIMESTAMP if table == "clicks" else found.source.dated_by).alias("date")
+            numbered = events.select("*", F.lit(batch.number).cast("bigint").alias("batch"), dated)
+            warehouse.add_new(table, numbered, same=same, partition_by=["date"])
+    if any(verdict.reason for verdict in found.verdicts) or not warehouse.exists("quarantine"):
+        _store_refused(warehouse, found)
 
 
-def _append_quarantine(warehouse: Warehouse, refused: DataFrame, source: LogSource) -> None:
-    log, date = F.lit(source.table).alias("log"), F.col(ARRIVED_ON).alias("date")
+def _store_refused(warehouse: Warehouse, found: Judged) -> None:
+    log = F.lit(found.source.table).alias("log")
     said = [F.col(POSITION_OF_ROW).alias("position"), F.col(REASON).alias("reason"), F.col(SAID).alias("row")]
-    rows = refused.select(log, "source_file", *said, date)
-    if warehouse.exists("quarantine"):  # a killed run may have written them: one commit holds all of a file's
-        there = warehouse.read("quarantine").select("log", "source_file").distinct()
-        rows = rows.join(there, ["log", "source_file"], "left_anti").select(*rows.columns)
-    warehouse.append("quarantine", rows, partition_by=["date"])
+    modified, day = F.col(ARRIVED_AT).alias("modified"), F.to_date(ARRIVED_AT).alias("date")
+    rows = found.rows.where(F.col(REASON).isNotNull()).select(log, "source_file", modified, *said, day)
+    warehouse.add_new("quarantine", rows, same=_SAME_FILE, partition_by=["date"])
 
 
-def _append_audit(
-    warehouse: Warehouse, verdicts: Sequence[_Verdict], source: LogSource, files: Sequence[LogFile]
-) -> Mapping[str, int]:
-    """Accepted rows are read back from the table, so that a run which follows a killed one tells the same."""
-    names = [file.source_file for file in files]
-    there = warehouse.read(source.table).where(F.col("source_file").isin(names))
-    accepted = {row.source_file: row["count"] for row in there.groupBy("source_file").count().collect()}
+def audit_rows(warehouse: Warehouse, found: Judged, batch: Batch) -> list[tuple[Any, ...]]:
+    """A row of `audit` for each file. Accepted ones are read back, so that a run which follows a killed one tells the same."""
+    taken = _taken(warehouse, found, batch)
     raw, refused = Counter[str](), Counter[str]()
-    for verdict in verdicts:
+    for verdict in found.verdicts:
         raw[verdict.source_file] += verdict.rows
         refused[verdict.source_file] += verdict.rows if verdict.reason is not None else 0
     rows = []
-    for file in files:
+    for file in found.files:
         name = file.source_file
-        taken = accepted.get(name, 0)
-        fates = (raw[name], taken, raw[name] - refused[name] - taken, refused[name])
-        rows.append((source.table, name, file.length, file.modified, *fates))
-    warehouse.append("audit", warehouse.spark.createDataFrame(rows, _AUDIT), partition_by=[])
-    sums = [sum(fate) for fate in zip(*[row[4:] for row in rows], strict=True)]
-    return {"files": len(files), **dict(zip(("raw", "accepted", "duplicates", "refused"), sums, strict=True))}
+        accepted, dates, hours = taken.get(name, (0, [], []))
+        fates = (raw[name], accepted, raw[name] - refused[name] - accepted, refused[name])
+        rows.append((batch.number, found.source.table, name, file.length, file.modified, *fates, dates, hours))
+    return rows
+
+
+def store_audit(warehouse: Warehouse, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Say that the files are done, in one commit."""
+    same = f"{_SAME_FILE} AND t.length = s.length"
+    warehouse.add_new("audit", warehouse.spark.createDataFrame(rows, _AUDIT), same=same, partition_by=[])
+
+
+def counts_of(rows: Sequence[tuple[Any, ...]]) -> dict[str, int]:
+    """Files, raw, accepted, duplicates and refused of audit rows."""
+    sums = [sum(fate) for fate in zip(*[row[5:9] for row in rows], strict=True)]
+    return {"files": len(rows), **dict(zip(("raw", "accepted", "duplicates", "refused"), sums, strict=True))}
+
+
+def _taken(warehouse: Warehouse, found: Judged, batch: Batch) -> dict[str, tuple[int, list[date], list[str]]]:
+    """By file: events in the table, the dates they fall on, and the hours in which they or their clicks became known."""
+    if not found.dates:
+        return {}
+    first, last = found.dates
+    names = [file.source_file for file in found.files]
+
+    def of(table: str) -> DataFrame:
+        mine = warehouse.read(table).where((F.col("batch") > batch.finished) & F.col("source_file").isin(names))
+        if table == found.source.table:
+            mine = mine.where(F.col("date").between(F.lit(first), F.lit(last)))
+        hour = F.date_trunc("hour", "known_timestamp").alias("hour")
+        return mine.select("source_file", F.lit(table == found.source.table).alias("own"), "date", hour)
+
+    events = of(found.source.table)
+    if found.source.with_clicks:
+        events = events.union(of("clicks"))
+    sums = events.groupBy("source_file").agg(
+        F.count_if("own").alias("accepted"), F.collect_set(F.when(F.col("own"), F.col("date"))), F.collect_set("hour")
+    )
+    return {row[0]: (row[1], sorted(row[2]), sorted(row[3])) for row in sums.collect()}

@@ -1,9 +1,11 @@
-"""Give every mature impression its label: 1 if a click counts for it, else 0.
+"""Give every mature impression its label, 1 if a click counts for it, else 0, and say what became of every click.
 
 An impression is mature once attribution window and allowed lateness have passed at `--as-of` (default: the newest known time in
-the log, or the contract's `complete_through`). The whole table is made anew, in one commit; a rerun ends in the same rows.
+the log, or the contract's `complete_through`). Rebuilt from the first date that ingest has touched or time has made mature since
+the last run, in one commit; `--full` rebuilds everything, and ends in the same rows.
 
-Cost: one join of impressions and clicks on the impression's id.
+Cost: one join of impressions and clicks on the impression's id, over the dates that are rebuilt; for `click_fates` over so many
+days more as a click may be late (limits.redelivered).
 
     spark-submit jobs/label.py --contract conf/contracts/demo.yaml
 """
@@ -11,38 +13,72 @@ Cost: one join of impressions and clicks on the impression's id.
 import argparse
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
-from jobs.attribution import counted_clicks, is_mature, label_version, log_time, newest_known
+from jobs.admission import admitted
+from jobs.attribution import counted_clicks, fates, is_mature, label_version, log_time, newest_known
 from jobs.command import Context, job_parser, log, run_job
+from jobs.touched import event_date_touched, last_note, seen_now
+from jobs.warehouse import EVERYTHING, Note
 
 
 def label(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
-    """Write `labels`; counts of impressions, labels and clicks."""
-    warehouse, rule = context.warehouse, context.contract.label
-    impressions, clicks = warehouse.read("impressions"), warehouse.read("clicks")
+    """Write `labels` and `click_fates`; counts of labels, and of the clicked ones."""
+    warehouse, contract = context.warehouse, context.contract
+    rule = contract.label
+    impressions, clicks = admitted(warehouse, "impressions"), admitted(warehouse, "clicks")
+    seen = seen_now(warehouse)
     newest = newest_known(impressions, clicks)
     if newest is None:
-        raise DataError("impressions: the table is empty, expected at least one impression")
+        raise DataError("impressions: no row is admitted, expected at least one: see the table holds, and jobs/release.py")
     as_of = args.as_of or log_time(newest, rule)
-    counted = impressions.transform(counted_clicks(clicks, rule)).select("impression_id", "click_timestamp")
-    mature = impressions.where(is_mature(rule, as_of)).select("impression_id", "event_timestamp", "date")
-    labels = mature.join(counted, "impression_id", "left").select(
-        "impression_id",
-        "event_timestamp",
-        "click_timestamp",
-        F.col("click_timestamp").isNotNull().cast("int").alias("label"),
-        F.lit(label_version(rule)).alias("label_version"),
-        "date",
-    )
-    written = warehouse.replace("labels", labels, partition_by=["date"])
-    if not written:
+    note = {**seen, "as_of": as_of.isoformat(), "label_version": label_version(rule)}
+    since = _since(context, note, full=getattr(args, "full", False))
+    if since is None:
+        log.info("label: nothing new since the last run")
+    else:
+        log.info("label: %s", "all dates" if since == EVERYTHING else f"from {since} on")
+        near = impressions.where(F.col("date") >= F.lit(since))
+        counted = near.transform(counted_clicks(clicks.where(F.col("date") >= F.lit(_back(since))), rule))
+        mature = near.where(is_mature(rule, as_of)).select("impression_id", "event_timestamp", "date")
+        labels = mature.join(counted.select("impression_id", "click_timestamp"), "impression_id", "left").select(
+            "impression_id",
+            "event_timestamp",
+            "click_timestamp",
+            F.col("click_timestamp").isNotNull().cast("int").alias("label"),
+            F.lit(label_version(rule)).alias("label_version"),
+            "date",
+        )
+        told = fates(impressions, clicks, rule, within=contract.limits.redelivered, since=_back(since))
+        warehouse.replace("click_fates", told, partition_by=["date"], since=_back(since))
+        warehouse.replace("labels", labels, partition_by=["date"], since=since, note=note)
+    made = warehouse.read("labels").agg(F.count("*"), F.count_if(F.col("label") == 1)).collect()[0]
+    if not made[0]:
         log.warning("label: no impression is mature at %s: wait for later rows, or declare label.complete_through", as_of)
-    clicked = warehouse.read("labels").where("label = 1").count()
-    return {"impressions": impressions.count(), "labels": written, "clicked": clicked}
+    return {"labels": made[0], "clicked": made[1]}
+
+
+def _since(context: Context, note: Note, *, full: bool) -> date | None:
+    """The first date to rebuild, None for none."""
+    last = last_note(context.warehouse, "labels")
+    if full or not last or last["label_version"] != note["label_version"] or not context.warehouse.exists("click_fates"):
+        return EVERYTHING
+    before, now = datetime.fromisoformat(last["as_of"]), datetime.fromisoformat(note["as_of"])
+    if now < before:  # labels must go again
+        return EVERYTHING
+    rule = context.contract.label
+    dates = [event_date_touched(context.warehouse, context.contract, last)]
+    if now > before:  # what was too young then
+        dates.append((before - rule.attribution_window - rule.allowed_lateness).astimezone(UTC).date())
+    return min((day for day in dates if day is not None), default=None)
+
+
+def _back(since: date) -> date:
+    """A day earlier: a click may be dated before its impression, by the clocks' skew."""
+    return since if since == EVERYTHING else date.fromordinal(since.toordinal() - 1)
 
 
 def moment(text: str) -> datetime:
@@ -54,6 +90,7 @@ def moment(text: str) -> datetime:
 def parser() -> argparse.ArgumentParser:
     parser = job_parser(__doc__)
     parser.add_argument("--as-of", type=moment, metavar="TIME", help="judge maturity at this time of the log (ISO 8601)")
+    parser.add_argument("--full", action="store_true", help="rebuild all dates")
     return parser
 
 

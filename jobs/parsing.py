@@ -59,9 +59,10 @@ def _format_has_offset(pattern: str) -> bool:
 
 
 def known(event: Column, spec: KnownTime) -> Column:
-    """When a row became known: its own column, or so long after `event`."""
+    """When a row became known: its own column, or so long after `event`. Never before the event, whatever the clocks said."""
     if spec.time is not None:
-        return time(raw(spec.time.column), spec.time)
+        arrived = time(raw(spec.time.column), spec.time)
+        return F.when(arrived.isNotNull(), F.greatest(arrived, event))
     return later(event, spec.after or timedelta(0))
 
 

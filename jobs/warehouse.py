@@ -1,18 +1,38 @@
 """Delta tables of one contract: every read and write goes through here, so that no job takes another contract's table."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
 
+from delta import exceptions as conflicts
 from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, DataFrameWriter, Row, SparkSession
 from pyspark.sql import functions as F
 
-from conf.errors import DataError
+from conf.errors import DataError, UnavailableError
 from conf.personal import IdKey
 from conf.tables import Tables
 
 _CONTRACT = "clickodds.contract_hash"
 _ID_KEY = "clickodds.id_key_fingerprint"
+_LEAVES_ROWS_ALONE = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"}
+_CONFLICTS = (
+    conflicts.ConcurrentAppendException,
+    conflicts.ConcurrentDeleteDeleteException,
+    conflicts.ConcurrentDeleteReadException,
+    conflicts.ConcurrentTransactionException,
+    conflicts.ConcurrentWriteException,
+    conflicts.MetadataChangedException,
+    conflicts.ProtocolChangedException,
+    conflicts.DeltaConcurrentModificationException,
+)
+
+EVERYTHING = date(1970, 1, 1)  # rebuilt since then: no event is older
+Note = Mapping[str, Any]  # what a commit says of itself, as JSON
 
 
 @dataclass(frozen=True)
@@ -34,11 +54,46 @@ class Warehouse:
 
     def append(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> int:
         """Add rows in one commit, which makes the table at first. Returns how many."""
-        return self._write(table, rows, partition_by, "append")
+        return self._write(table, rows, partition_by, rows.write.mode("append"), {})
 
-    def replace(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> int:
-        """Put rows in the place of all there are, in one commit: a reader sees the old table or the new. Returns how many."""
-        return self._write(table, rows, partition_by, "overwrite")
+    def add_new(self, table: str, rows: DataFrame, *, same: str, partition_by: Sequence[str]) -> int:
+        """Add the rows that have no like in the table, in one commit. Returns how many.
+
+        same: SQL over `t` (the table) and `s` (a row) that says when the two are one. Rows must differ among each other. Of two
+        writers at the same time one raises UnavailableError: Delta checks that what a merge did not find is still not there.
+        """
+        if not self.exists(table):
+            return self._write(table, rows, partition_by, None, {})
+        self._check(table)
+        target = DeltaTable.forPath(self.spark, self.tables.path(table)).alias("t")
+        with _one_of_two_writers(table):
+            target.merge(rows.alias("s"), same).whenNotMatchedInsertAll().execute()
+        return int(self._newest_commit(table).operationMetrics.get("numTargetRowsInserted", 0))
+
+    def replace(
+        self, table: str, rows: DataFrame, *, partition_by: Sequence[str], since: date = EVERYTHING, note: Note | None = None
+    ) -> int:
+        """Put rows in the place of all there are, or of those from the date `since` on. Returns how many rows that makes.
+
+        One commit: a reader sees the old table or the new. `note`, and `since` with it, goes into the commit: see `notes`.
+        """
+        writer = rows.write.mode("overwrite")
+        if since > EVERYTHING:
+            writer = writer.option("replaceWhere", f"date >= '{since.isoformat()}'")
+        return self._write(table, rows, partition_by, writer, {"since": since.isoformat(), **(note or {})})
+
+    def notes(self, table: str) -> list[tuple[int, Note]]:
+        """(version, note) of the commits that changed a table's rows, newest first; an empty note where a writer left none."""
+        if not self.exists(table):
+            return []
+        history = DeltaTable.forPath(self.spark, self.tables.path(table)).history()
+        rows = history.select("version", "operation", "userMetadata").collect()
+        changed = [row for row in rows if row.operation not in _LEAVES_ROWS_ALONE]
+        return [(row.version, json.loads(row.userMetadata) if row.userMetadata else {}) for row in changed]
+
+    def compact(self, table: str) -> None:
+        """Join a table's small files; the rows stay as they are."""
+        DeltaTable.forPath(self.spark, self.tables.path(table)).optimize().executeCompaction()
 
     def count(self, table: str) -> int:
         return self.read(table).count()
@@ -47,14 +102,19 @@ class Warehouse:
         """The Delta version that `read` sees now."""
         return int(self._newest_commit(table).version)
 
-    def _write(self, table: str, rows: DataFrame, partition_by: Sequence[str], mode: str) -> int:
-        if self.exists(table):
-            self._check(table)
-            rows.write.format("delta").mode(mode).save(self.tables.path(table))
-        else:
-            new = rows.writeTo(_by_path(self.tables.path(table))).using("delta")
-            new = new.tableProperty(_CONTRACT, self.tables.contract.hash).tableProperty(_ID_KEY, self.id_key.fingerprint)
-            (new.partitionedBy(*[F.col(name) for name in partition_by]) if partition_by else new).create()
+    def _write(
+        self, table: str, rows: DataFrame, partition_by: Sequence[str], writer: DataFrameWriter | None, note: Note
+    ) -> int:
+        metadata = json.dumps(note) if note else ""
+        with _one_of_two_writers(table):
+            if self.exists(table) and writer is not None:
+                self._check(table)
+                writer.format("delta").option("userMetadata", metadata).save(self.tables.path(table))
+            else:
+                new = rows.writeTo(_by_path(self.tables.path(table))).using("delta").option("userMetadata", metadata)
+                new = new.tableProperty(_CONTRACT, self.tables.contract.hash)
+                new = new.tableProperty(_ID_KEY, self.id_key.fingerprint)
+                (new.partitionedBy(*[F.col(name) for name in partition_by]) if partition_by else new).create()
         return int(self._newest_commit(table).operationMetrics["numOutputRows"])
 
     def _newest_commit(self, table: str) -> Row:
@@ -89,3 +149,16 @@ class Warehouse:
 def _by_path(path: str) -> str:
     """A Delta table's name in SQL."""
     return "delta.`" + path.replace("`", "``") + "`"
+
+
+@contextmanager
+def _one_of_two_writers(table: str) -> Iterator[None]:
+    """Raises UnavailableError for the writer whose commit Delta refused because another one came first."""
+    try:
+        yield
+    except _CONFLICTS as error:
+        raise UnavailableError(f"{table}: another job wrote it meanwhile ({type(error).__name__}): run this one again") from error
+    except AnalysisException as error:
+        if error.getCondition() not in ("TABLE_OR_VIEW_ALREADY_EXISTS", "DELTA_TABLE_ALREADY_EXISTS"):
+            raise
+        raise UnavailableError(f"{table}: another job made it meanwhile: run this one again") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf.contract import Contract
-from conf.errors import DataError
+from conf.errors import DataError, HeldError
 from conf.personal import IdKey
 from jobs.command import Context
 from jobs.ingest import ingest
@@ -46,16 +46,26 @@ def test_every_event_once_however_often_it_was_delivered(make_context: Make, dem
     assert {row.user_id for row in rows} == {context.id_key.digest("u1")}, "personal ids are hashed in the table"
 
 
-def test_above_the_limit_nothing_is_taken_and_the_reasons_are_told(
+def test_above_the_limit_the_batch_is_held_and_the_reasons_are_told(
     make_context: Make, demo_contract: Contract, tmp_path: Path
 ) -> None:
     context = make_context(demo_contract)
     deliver(tmp_path / "log", [impression(n, 0, served_at="noon") for n in range(3)] + [impression(9, 0)], [click(9, 1)])
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(HeldError) as refused:
         ingest(context, arguments(tmp_path / "log"))
     said = str(refused.value)
-    assert "75.0% of 4 rows refused, expected at most 3.0%" in said
+    assert "75.0% of the rows refused, expected at most 3.0%" in said
     assert "3 x event time (served_at): unreadable (as in impressions-0.json.gz)" in said
+    assert context.warehouse.count("impressions") == 1, "the good row is stored"
+    with pytest.raises(DataError, match=r"no row is admitted.*jobs/release\.py"):
+        label(context, arguments(tmp_path))
+
+
+def test_a_log_of_which_every_row_is_refused_is_not_taken(make_context: Make, demo_contract: Contract, tmp_path: Path) -> None:
+    context = make_context(demo_contract)
+    deliver(tmp_path / "log", [impression(n, 0, served_at="noon") for n in range(3)], [click(9, 1)])
+    with pytest.raises(DataError, match=r"every row refused, nothing was taken(.|\n)*3 x event time \(served_at\): unreadable"):
+        ingest(context, arguments(tmp_path / "log"))
     assert not context.warehouse.exists("impressions")
 
 

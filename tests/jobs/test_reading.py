@@ -15,7 +15,7 @@ from conf.canonical import canonical_text
 from conf.contract import Contract
 from conf.errors import DataError
 from jobs.events import REASON, SAID, click_events, impression_events, inline_clicks, needed_for_clicks, needed_for_impressions
-from jobs.ingestion import impression_source
+from jobs.log_sources import impression_source
 from jobs.reading import list_files, read_rows
 from tests.conftest import ID_KEY
 

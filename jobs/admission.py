@@ -1,0 +1,66 @@
+"""Which accepted events count: all but those that the breaker holds back.
+
+The table `holds` has an entry for each batch, or date of a batch, that was held, and another when it was released; the newest
+entry of the two holds. An entry is written before the rows that it holds, so no job ever sees them unmarked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.warehouse import Warehouse
+
+HOLDS = "entry bigint, batch bigint, date date, reason string, state string"
+HELD, RELEASED = "held", "released"
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A batch that is kept out of labels, counters and training, or one date of it, and why."""
+
+    batch: int
+    date: date | None  # None: all of them
+    reason: str
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}{f', {self.date}' if self.date else ''}: {self.reason}"
+
+
+def admitted(warehouse: Warehouse, table: str) -> DataFrame:
+    """The events of `impressions` or `clicks` that count."""
+    events = warehouse.read(table)
+    for hold in held(warehouse):
+        theirs = F.col("batch") == hold.batch
+        events = events.where(~(theirs & (F.col("date") == F.lit(hold.date)) if hold.date else theirs))
+    return events
+
+
+def held(warehouse: Warehouse) -> list[Hold]:
+    """What is held back now, by batch and date: a short list, each entry was somebody's alarm."""
+    newest: dict[tuple[int, date | None], tuple[str, str]] = {}
+    for entry in _entries(warehouse):
+        newest[entry.batch, entry.date] = (entry.state, entry.reason)
+    now = [Hold(batch, day, reason) for (batch, day), (state, reason) in newest.items() if state == HELD]
+    return sorted(now, key=lambda hold: (hold.batch, hold.date or date.min))
+
+
+def changed_batches(warehouse: Warehouse, after_entry: int) -> tuple[int, list[int]]:
+    """The newest entry's number, and the batches of the entries after `after_entry`."""
+    entries = _entries(warehouse)
+    return max((e.entry for e in entries), default=0), sorted({e.batch for e in entries if e.entry > after_entry})
+
+
+def write_holds(warehouse: Warehouse, holds: Sequence[Hold], state: str) -> None:
+    """Append one entry for each hold. Makes the table, empty, where there is none yet."""
+    if not holds and warehouse.exists("holds"):
+        return
+    number = max((entry.entry for entry in _entries(warehouse)), default=0)
+    rows = [(number + i, hold.batch, hold.date, hold.reason, state) for i, hold in enumerate(holds, start=1)]
+    warehouse.append("holds", warehouse.spark.createDataFrame(rows, HOLDS), partition_by=[])
+
+
+def _entries(warehouse: Warehouse) -> list:  # type: ignore[type-arg]  # of pyspark's rows
+    return warehouse.read("holds").orderBy("entry").collect() if warehouse.exists("holds") else []

@@ -1,0 +1,133 @@
+"""A log that comes in pieces ends in the same tables as the same log at once; what the breaker holds stays out until released."""
+
+import argparse
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import functions as F
+
+from conf.contract import CLOCK, Contract
+from conf.errors import HeldError, UnavailableError
+from conf.lease import lease
+from jobs.build_training_set import build_training_set
+from jobs.command import Context
+from jobs.count import count
+from jobs.ingest import ingest
+from jobs.label import label
+from jobs.release import release
+from tests.logs import changed, click, impression, write_lines
+
+Make = Callable[[Contract], Context]
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+BELOW = (label, count, build_training_set)
+
+
+def arguments(**values: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{"as_of": None, "full": False} | values)
+
+
+def contents(context: Context) -> dict[str, Any]:
+    """Each table below ingest: rows, and the sum of their hashes."""
+    names = [*context.warehouse.tables.made_by]
+    found = {}
+    for table in names[names.index("labels") :]:
+        rows = context.warehouse.read(table)
+        whole = F.xxhash64(*rows.columns).cast("decimal(38,0)").alias("row")
+        found[table] = tuple(rows.select(whole).agg(F.count("*"), F.sum("row")).collect()[0])
+    return found
+
+
+def days_of_log(days: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Impressions and clicks of a few users over `days`; some known hours late, some clicks past the window."""
+    rng = random.Random(seed)
+    shown, clicked = [], []
+    for number in range(days * 40):
+        at = rng.randrange(days * DAY_MS)
+        known = at + rng.choice([0, 500, HOUR_MS, 20 * HOUR_MS])
+        who, ad = f"u{rng.randrange(4)}", f"a{rng.randrange(3)}"
+        shown.append(impression(number, at, received_at=known, user_id=who, ad_id=ad))
+        if rng.random() < 0.4:
+            later = at + rng.choice([1, 60_000, HOUR_MS, 3 * HOUR_MS])
+            clicked.append(click(number, later, later + rng.choice([0, HOUR_MS, 5 * HOUR_MS])))
+    return shown, clicked
+
+
+def test_pieces_in_any_order_end_as_the_whole(make_context: Make, demo_contract: Contract, tmp_path: Path) -> None:
+    keys = {"ad": ["ad_id"], "user": ["user_id"]}
+    parts = {"windows": ["1h", "6h"], "keys": keys, "sampling": {"negatives": 0.5}}
+    whole = make_context(changed(demo_contract, name="whole", **parts))
+    pieces = make_context(changed(demo_contract, name="pieces", **parts))
+    shown, clicked = days_of_log(5, seed=11)
+    write_lines(tmp_path / "whole" / "impressions-0.json", shown)
+    write_lines(tmp_path / "whole" / "clicks-0.json", clicked)
+    for job in (ingest, *BELOW):
+        job(whole, arguments(data=str(tmp_path / "whole")))
+
+    rng = random.Random(5)
+    folder = tmp_path / "pieces"
+    turn = [0, 0, 1, 2, 2]  # most rows in the order of time, the rest in any
+    for piece in range(3):
+        for log, rows in (("impressions", shown), ("clicks", clicked)):
+            mine = [row for n, row in enumerate(rows) if turn[n * 5 // len(rows)] == piece]
+            copies = [row for row in rows if rng.random() < 0.1] if piece else []
+            write_lines(folder / f"{log}-{piece}.json", mine + copies)
+        for job in (ingest, *BELOW):
+            job(pieces, arguments(data=str(folder)))
+    assert contents(pieces) == contents(whole)
+
+    before = {table: pieces.warehouse.version(table) for table in pieces.warehouse.tables.made_by}
+    for job in (ingest, *BELOW):
+        job(pieces, arguments(data=str(folder)))
+    assert {table: pieces.warehouse.version(table) for table in before} == before, "nothing new: no commit"
+    for job in BELOW:
+        job(pieces, arguments(full=True))
+    assert contents(pieces) == contents(whole), "a rebuild from nothing is the same"
+    told = pieces.warehouse.read("click_fates").groupBy("fate").agg(F.sum("clicks"))
+    fates: dict[str, int] = dict(told.collect())
+    assert sum(fates.values()) == len(clicked)
+    assert {"counted", "late", "after"} <= set(fates)
+
+
+def test_a_held_day_stays_out_until_it_is_released(make_context: Make, demo_contract: Contract, tmp_path: Path) -> None:
+    limits = {"volume": [0.5, 2], "click_rate": [0.5, 2], "new_category": 0.5}
+    contract = changed(demo_contract, windows=["1h"], keys={"ad": ["ad_id"]}, limits=limits)
+    context = make_context(contract)
+    folder = tmp_path / "log"
+
+    def day(number: int, rows: int, device: str = "phone") -> None:
+        start, step = number * DAY_MS, DAY_MS // rows
+        shown = [impression(f"{number}-{n}", start + n * step, device=device) for n in range(rows)]
+        clicked = [click(f"{number}-{n}", start + n * step + 5) for n in range(0, rows, 10)]
+        write_lines(folder / f"impressions-{number}.json", shown)
+        write_lines(folder / f"clicks-{number}.json", clicked)
+
+    for number in range(3):
+        day(number, 480)
+    ingest(context, arguments(data=str(folder)))
+    day(3, 4_800, device="fridge")
+    said = r"batch 2, 2026-03-04: volume .*; device: 'fridge', never seen before, takes 100%"
+    with pytest.raises(HeldError, match=said) as alarm:
+        ingest(context, arguments(data=str(folder)))
+    assert "jobs/release.py --batch 2" in str(alarm.value)
+    assert context.warehouse.count("impressions") == 3 * 480 + 4_800, "stored"
+    label(context, arguments())
+    count(context, arguments())
+    impressions = context.warehouse.read(context.warehouse.tables.counters("all")).agg(F.sum("impressions_1h")).collect()[0][0]
+    assert impressions == 3 * 480
+    assert release(context, arguments(batch=2, date=None, reason="looked at")) == {"released": 1, "held": 0}
+    assert label(context, arguments())["labels"] > 3 * 480
+    count(context, arguments())
+    impressions = context.warehouse.read(context.warehouse.tables.counters("all")).agg(F.sum("impressions_1h")).collect()[0][0]
+    assert impressions == 3 * 480 + 4_800
+    assert context.warehouse.exists(CLOCK)
+
+
+def test_of_two_ingests_one_says_that_the_other_is_at_it(make_context: Make, demo_contract: Contract, tmp_path: Path) -> None:
+    context = make_context(demo_contract)
+    with lease(context.settings.state / "leases", f"ingest-{demo_contract.name}"):
+        with pytest.raises(UnavailableError, match=r"ingest-demo: process \d+ is at it") as refused:
+            ingest(context, arguments(data=str(tmp_path)))
+    assert refused.value.exit_code == 75
