@@ -19,7 +19,7 @@ def fit_state(rows: DataFrame, contract: Contract, recipe: Train, part: Slice) -
     """
     return Fitted.of(
         contract,
-        base_rate=part.clicks / part.rows,
+        base_rate=part.click_rate(contract.sampling.negatives),
         strength=recipe.prior_impressions,
         vocabularies=_vocabularies(rows.where(part.within()), contract, recipe.rare_below),
     )

@@ -30,6 +30,10 @@ class Slice:
         """Whether both labels are there."""
         return 0 < self.clicks < self.rows
 
+    def click_rate(self, negatives_kept: float) -> float:
+        """Clicks per impression before negatives were dropped to the share given."""
+        return self.clicks / (self.clicks + (self.rows - self.clicks) / negatives_kept)
+
     def within(self) -> Column:
         """True for the slice's rows."""
         micros = F.unix_micros(EVENT_TIMESTAMP)

@@ -51,7 +51,7 @@ def test_a_day_whose_click_rate_is_tripled_is_held() -> None:
     day = date(2026, 3, 20)
     found = judged(changed(log(20, 1), day, clicks=3), [day])
     assert list(found) == [day]
-    assert found[day][0].startswith("click rate 3.")
+    assert found[day][0].startswith("click rate 2.56 times")
 
 
 def test_a_day_with_a_third_of_its_volume_is_held() -> None:

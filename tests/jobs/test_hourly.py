@@ -1,0 +1,72 @@
+"""The hourly round, on a real Redis: what it moves, what it leaves alone, and what it does when Redis lost its data."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from pyspark.sql import SparkSession
+
+from conf.contract import Contract
+from conf.errors import UnavailableError
+from conf.lease import lease
+from conf.redis_server import free_port, redis_server
+from jobs.command import Context
+from jobs.hourly import hourly
+from tests.conftest import context_in
+from tests.logs import as_yaml, changed, click, impression, write_lines
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def environment_restored() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.usefixtures("environment_restored")
+def test_rounds_move_what_is_new_and_fill_a_redis_that_lost_its_data(
+    spark: SparkSession, demo_contract: Contract, tmp_path: Path
+) -> None:
+    contract = changed(demo_contract, name="rounds", windows=["1h"], keys={"ad": ["ad_id"]})
+    (tmp_path / "rounds.yaml").write_text(as_yaml(contract))
+    data = tmp_path / "landing"
+
+    def deliver(hour: int) -> None:
+        at = hour * HOUR_MS
+        write_lines(data / f"impressions-{hour}.json", [impression(f"{hour}-{n}", at + n, ad_id=f"a{hour}") for n in range(5)])
+        write_lines(data / f"clicks-{hour}.json", [click(f"{hour}-0", at + 9)])
+
+    with redis_server(tmp_path / "redis") as address:
+        context = context_in(tmp_path / "state", spark, contract)
+        settings = context.settings.model_copy(update={"redis": address, "contract": tmp_path / "rounds.yaml"})
+        context = Context(settings, contract, context.warehouse, context.id_key)
+        arguments = argparse.Namespace(data=str(data), as_of=None, full=False)
+        host, _, port = address.rpartition(":")
+        client = redis.Redis(host=host, port=int(port))
+
+        deliver(0)
+        deliver(2)
+        assert hourly(context, arguments)["hours materialized"] == 1
+        first = client.dbsize()
+        assert hourly(context, arguments)["hours materialized"] == 0, "nothing new"
+        deliver(5)
+        assert hourly(context, arguments)["hours materialized"] >= 3
+        assert client.dbsize() == first + 1, "one ad more"
+        filled = {key: client.hgetall(key) for key in client.keys()}
+        client.flushall()
+        assert hourly(context, arguments)["hours materialized"] >= 4
+        assert {key: client.hgetall(key) for key in client.keys()} == filled, "a Redis that lost its data is filled anew"
+        with lease(settings.state / "leases", "hourly-rounds"), pytest.raises(UnavailableError, match="is at it"):
+            hourly(context, arguments)
+        client.close()
+    nowhere = settings.model_copy(update={"redis": f"127.0.0.1:{free_port()}"})
+    deliver(6)
+    with pytest.raises(UnavailableError, match="does not answer|redis at"):
+        hourly(Context(nowhere, contract, context.warehouse, context.id_key), arguments)
+
