@@ -135,7 +135,7 @@ def column_values(contract: Contract, start: Column, sampled: Mapping[str, int],
             number = value + F.lit(0.0)  # -0 is 0
             value = number
             if name in grouped:
-                value = F.signum(number) * F.floor(F.log1p(F.abs(number)) * grouped[name])
+                value = (F.signum(number) * F.floor(F.log1p(F.abs(number)) * grouped[name])).cast("bigint")
         told = F.struct(F.lit(name).alias("column"), value.cast("string").alias("value"), number.alias("number"))
         if name not in sampled:
             return told

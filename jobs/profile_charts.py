@@ -90,7 +90,7 @@ def new_values(column: Mapping[str, Any], profile: Mapping[str, Any]) -> str:
     picture.y_axis(f"values never seen before, per {unit}", [(at, short(at)) for at in ticks(0, top, 3) if at == int(at)])
     spans = [(seconds(new["start"]), new["values"]) for new in column["new"]]
     picture.bars([(at + 0.08 * width, min(at + 0.92 * width, picture.x1), values) for at, values in spans])
-    picture.x_axis(_dates(picture.x0, picture.x1, ZoneInfo(profile["contract"]["zone"]), 4))
+    picture.x_axis(_dates(picture.x0, picture.x1, ZoneInfo(profile["contract"]["zone"]), 5))
     return str(picture)
 
 
@@ -115,14 +115,14 @@ def click_delays(profile: Mapping[str, Any]) -> str:
     click = [n / max(1, delay["clicked"]) for n in delay["click_within"]]
     known = [n / max(1, delay["in_window"]) for n in delay["known_within"]]
     all_there = zip(limits, click, known, strict=True)
-    end = next((limit for limit, *both in all_there if min(both) >= 1 and limit >= waits[1]), limits[-1])
+    end = next((limit for limit, *both in all_there if min(both) >= 1 and limit >= 2 * waits[1]), limits[-1])
     picture = Picture("Share of clicks within each delay after the impression", 0, asinh(end), 0, 1.0, wide=True, height=220)
     picture.y_axis("share of clicked impressions", [(at, percent(at)) for at in (0, 0.25, 0.5, 0.75, 1)])
     picture.x_axis([(asinh(at), delay_text(at)) for at in _DELAY_TICKS if at <= end])
-    for row, (wait, name) in enumerate(zip(waits, ("W", "W + lateness"), strict=True)):
+    for wait, name, step, anchor in zip(waits, ("W", "W+L"), (-4, 4), ("end", "start"), strict=True):
         at = picture.x(asinh(wait))
         picture.line(at, picture.top, at, picture.height - picture.bottom, "mark")
-        picture.text(at - 4, picture.y(0) - 6 - 22 * row, name, "tick", "end")
+        picture.text(at + step, picture.y(0) - 6, name, "tick", anchor)
     for shares, kind in ((known, " second"), (click, "")):
         placed = [(asinh(limit), share) for limit, share in zip(limits, shares, strict=True) if limit <= end]
         picture.curve(placed, f"curve{kind}")
@@ -176,7 +176,7 @@ def _dates(start: float, end: float, zone: ZoneInfo, most: int) -> list[tuple[fl
         hours = [first + timedelta(hours=at) for at in range(50)]
         return [(at.timestamp(), f"{at:%H}:00") for at in hours if at.hour % step == 0 and start <= at.timestamp() <= end]
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
-    step = next(days for days in (1, 2, 7, 14, 30, 91, 182, 365, 3650, 36_500) if (end - start) / 86_400 / days <= most)
+    step = next(days for days in (1, 2, 3, 7, 14, 30, 91, 182, 365, 3650, 36_500) if (end - start) / 86_400 / days <= most)
     days = [midnight + timedelta(days=at) for at in range(0, int((end - start) / 86_400) + 2, step)]
     shape = "{0:%Y-%m}" if step >= 91 else "{0.day} {0:%b}"
     return [(at.timestamp(), shape.format(at)) for at in days if start <= at.timestamp() <= end]

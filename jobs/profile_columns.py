@@ -100,7 +100,8 @@ def associations(profile: Profile) -> str:
             rows.append([test["column"], "none: too few clicks, or one value", "", "", "", "", "", None])
             continue
         numbers = f"{test['levels']:,}", f"{test['statistic']:.4g}", _p(test["p"]), _p(test["p_adjusted"])
-        rows.append([test["column"], test["test"], *numbers, f"{test['effect_name']} {test['effect']:.2g}", abs(test["effect"])])
+        effect = f"{test['effect_name']} = {test['effect']:.2g}"
+        rows.append([test["column"], test["test"], *numbers, effect, abs(test["effect"])])
     head = ["column", "test", "!levels", "!statistic", "!p", "!p, adjusted", "!effect", "=its size, 0 to 1"]
     return (
         f"<h2>Columns and label: {len(seen)} of {len(tests)} go together with clicks more than chance would</h2>\n"

@@ -45,7 +45,7 @@ def _head(profile: Profile) -> str:
         "click rate": percent(clicked / n),
         "raw rows refused": percent(share(refused, raw)),
         "columns": f"{len(profile['columns'])}",
-        "labelled impressions": f"{profile['labels']['rows']:,}",
+        "of them labelled": f"{profile['labels']['rows']:,}",
     }
     listed = "".join(f"<li><b>{safe(value)}</b><span>{safe(what)}</span></li>" for what, value in tiles.items())
     first, last, as_of = (local(profile, profile[name]) for name in ("first_event", "last_event", "as_of"))
@@ -76,7 +76,7 @@ def _findings(profile: Profile) -> str:
             said.append(f"{safe(column['name'])} is missing in {percent(gone)} of the impressions.")
     clear = [test for test in profile["associations"] if test["test"] and test["p_adjusted"] < columns.SEEN][:3]
     if clear:
-        named = ", ".join(f"{safe(test['column'])} ({safe(test['effect_name'])} {test['effect']:.2g})" for test in clear)
+        named = ", ".join(f"{safe(test['column'])} ({safe(test['effect_name'])} = {test['effect']:.2g})" for test in clear)
         said.append(f"Going together with the label most: {named}.")
     if not profile["labels"]["rows"]:
         said.append("There are no labels yet, so nothing is said about columns and label.")
@@ -87,7 +87,8 @@ def _volumes(profile: Profile) -> str:
     rows, unit, zone = profile["by_time"], profile["unit"], profile["contract"]["zone"]
     busiest = max(row["impressions"] for row in rows)
     peak = max(profile["by_hour_of_day"], key=lambda row: row["impressions"])["hour"]
-    told = f"{'Points are days, small dots hours' if unit == 'hour' else f'Points are {unit}s'}; lines are 95 % intervals."
+    points = "Points are days, small dots hours (on the upper edge: higher)" if unit == "hour" else f"Points are {unit}s"
+    told = f"{points}; lines are 95 % intervals."
     if profile["mature_until"] <= profile["last_event"]:
         told += f" Shaded, from {local(profile, profile['mature_until'])}: clicks may still come, so the rate there is too low."
     return (
@@ -144,7 +145,7 @@ def _clicks(profile: Profile) -> str:
         told = _delays(profile)
     return (
         f"<h2>Clicks: {percent(kinds['counted'] / total)} of {total:,} count</h2>\n"
-        f"<p>Attribution window W {rule['attribution_window']}, lateness {rule['allowed_lateness']}, skew {rule['skew']}.</p>\n"
+        f"<p>Attribution window W {rule['attribution_window']}, lateness L {rule['allowed_lateness']}, skew {rule['skew']}.</p>\n"
         + table(["kind", "!clicks", "%share of clicks"], rows)
         + told
     )
@@ -165,7 +166,7 @@ def _delays(profile: Profile) -> str:
         "<p>Of the mature impressions with a click,</p><ul>"
         f"<li>waiting for W ({window}) only would lose <b>{at_w}</b> of those clicked in the window: their click is known "
         "later;</li>"
-        f"<li>waiting for W + lateness, as the labels do, loses <b>{at_both}</b>;</li>"
+        f"<li>waiting for W + L, as the labels do, loses <b>{at_both}</b>;</li>"
         f"<li>and <b>{too_late}</b> of all have their first click after the window, where only another W would find it.</li></ul>"
     )
 

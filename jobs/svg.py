@@ -12,7 +12,7 @@ _HOLDS = 0.999999  # a tick that rounding put past the end of its axis still sta
 
 def safe(value: object) -> str:
     """Text for HTML, in an attribute too; what cannot be seen (control characters, turned writing) shows as its code."""
-    shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(value))
+    shown = "".join(c if c.isprintable() or c == "\u00a0" else f"\\u{ord(c):04x}" for c in str(value))
     return escape(shown, quote=True)
 
 
@@ -25,15 +25,15 @@ def short(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Two digits, three from 10 % on: 0.031 %, 4.9 %, 12.5 %, 100 %."""
+    """One decimal, below 1 % two digits, none where the share is a whole one: 0.031 %, 5.0 %, 12.5 %, 100 %."""
     value = share * 100
-    text = f"{value:.1f}" if abs(value) >= 10 else f"{value:.2g}"
-    if "e" in text:
-        text = f"{value:.7f}".rstrip("0")
-    return f"{text.removesuffix('.0')}\u00a0%"
+    if abs(value - round(value)) < 1e-9:
+        return f"{round(value)}\u00a0%"
+    decimals = 1 if abs(value) >= 1 else min(8, 1 - floor(log10(abs(value))))
+    return f"{value:.{decimals}f}\u00a0%"
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round values from `low` to `high`, in steps of 1, 2 or 5 times a power of ten."""
     if high <= low:
         return [low]
@@ -63,7 +63,7 @@ class Picture:
 
     def __post_init__(self) -> None:
         self.width = 640.0 if self.wide else 320.0
-        self.left, self.top, self.right, self.bottom = (54.0, 30.0, 12.0, 28.0) if self.wide else (40.0, 18.0, 8.0, 20.0)
+        self.left, self.top, self.right, self.bottom = (54.0, 30.0, 12.0, 34.0) if self.wide else (40.0, 18.0, 8.0, 20.0)
         self.x1 = self.x1 if self.x1 > self.x0 else self.x0 + 1
         self.y1 = self.y1 if self.y1 > self.y0 else self.y0 + 1
 
