@@ -87,7 +87,7 @@ def new_values(column: Mapping[str, Any], profile: Mapping[str, Any]) -> str:
     width, top = _WIDTH_S[unit], max((new["values"] for new in column["new"]), default=1)
     start = min([first, *(seconds(new["start"]) for new in column["new"])])
     picture = Picture(f"New values of {column['name']} by {unit}", start, max(last, start + width), 0, top * 1.05)
-    picture.y_axis(f"values never seen before, per {unit}", [(at, short(at)) for at in ticks(0, top, 3) if at == int(at)])
+    picture.y_axis(f"values never seen before, per {unit}", [(at, short(at)) for at in ticks(0, top) if at == int(at)])
     spans = [(seconds(new["start"]), new["values"]) for new in column["new"]]
     picture.bars([(at + 0.08 * width, min(at + 0.92 * width, picture.x1), values) for at, values in spans])
     picture.x_axis(_dates(picture.x0, picture.x1, ZoneInfo(profile["contract"]["zone"]), 5))

@@ -97,12 +97,12 @@ def associations(profile: Profile) -> str:
     rows: list[list[str | float | None]] = []
     for test in tests:
         if not test["test"]:
-            rows.append([test["column"], "none: too few clicks, or one value", "", "", "", "", "", None])
+            rows.append([test["column"], "", None, "", "", "none: too few clicks, or one value", "", ""])
             continue
-        numbers = f"{test['levels']:,}", f"{test['statistic']:.4g}", _p(test["p"]), _p(test["p_adjusted"])
         effect = f"{test['effect_name']} = {test['effect']:.2g}"
-        rows.append([test["column"], test["test"], *numbers, effect, abs(test["effect"])])
-    head = ["column", "test", "!levels", "!statistic", "!p", "!p, adjusted", "!effect", "=its size, 0 to 1"]
+        how = test["test"], f"{test['levels']:,}", f"{test['statistic']:.4g}"
+        rows.append([test["column"], effect, abs(test["effect"]), _p(test["p_adjusted"]), _p(test["p"]), *how])
+    head = ["column", "!effect", "=its size, 0 to 1", "!p, adjusted", "!p", "test", "!levels", "!statistic"]
     return (
         f"<h2>Columns and label: {len(seen)} of {len(tests)} go together with clicks more than chance would</h2>\n"
         f"<p>Over {labels['rows']:,} labelled impressions, {percent(labels['clicked'] / labels['rows'])} of them clicked.</p>\n"

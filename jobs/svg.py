@@ -63,7 +63,7 @@ class Picture:
 
     def __post_init__(self) -> None:
         self.width = 640.0 if self.wide else 320.0
-        self.left, self.top, self.right, self.bottom = (54.0, 30.0, 12.0, 34.0) if self.wide else (40.0, 18.0, 8.0, 20.0)
+        self.left, self.top, self.right, self.bottom = (62.0, 30.0, 12.0, 34.0) if self.wide else (40.0, 18.0, 8.0, 20.0)
         self.x1 = self.x1 if self.x1 > self.x0 else self.x0 + 1
         self.y1 = self.y1 if self.y1 > self.y0 else self.y0 + 1
 

@@ -238,12 +238,14 @@ def test_a_log_without_any_click_or_with_one_value_is_told(make_context: Make, t
     assert "none: too few clicks, or one value" in html
 
 
-def test_what_is_missing_is_refused_with_the_next_step(make_context: Make, demo_contract: Contract, tmp_path: Path) -> None:
-    context = make_context(demo_contract)
+def test_a_log_that_is_not_there_yet_is_refused(make_context: Make, demo_contract: Contract, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such table yet, expected the one that jobs/ingest\.py writes"):
-        profile_log(context, arguments(tmp_path))
-    deliver(tmp_path / "log", [impression(1, 0)], [click(1, 10)])
-    ingest(context, arguments(tmp_path / "log"))
+        profile_log(make_context(demo_contract), arguments(tmp_path))
+
+
+def test_a_place_that_is_no_folder_is_refused(profiled: Profiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, _, profile = profiled
+    monkeypatch.setattr("jobs.profile_log.report", lambda _: profile)
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="cannot be written, expected a folder"):
         profile_log(context, arguments(tmp_path / "file"))
