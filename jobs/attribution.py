@@ -20,6 +20,17 @@ def label_version(label: Label) -> str:
     return "-".join([*(format_duration(part) for part in parts), f"r{_RULE_VERSION}"])
 
 
+def in_window(label: Label) -> Column:
+    """Whether a click, joined to its impression, fell into [impression - skew, impression + window]."""
+    event, click = F.col("event_timestamp"), F.col("click_timestamp")
+    return click.between(later(event, -label.skew), later(event, label.attribution_window))
+
+
+def in_time(label: Label) -> Column:
+    """Whether a click, joined to its impression, became known (`click_known`) before the lateness after the window was over."""
+    return F.col("click_known") <= later(F.col("event_timestamp"), label.attribution_window + label.allowed_lateness)
+
+
 def counted_clicks(clicks: DataFrame, label: Label) -> Callable[[DataFrame], DataFrame]:
     """Impressions -> (impression_id, click_timestamp, counted_timestamp) of those with a click that counts, one row each.
 
@@ -31,13 +42,10 @@ def counted_clicks(clicks: DataFrame, label: Label) -> Callable[[DataFrame], Dat
     def transform(impressions: DataFrame) -> DataFrame:
         shown = impressions.select("impression_id", "event_timestamp", F.col("known_timestamp").alias("shown_known"))
         clicked = clicks.select("impression_id", "click_timestamp", F.col("known_timestamp").alias("click_known"))
-        event, click = F.col("event_timestamp"), F.col("click_timestamp")
-        in_window = click.between(later(event, -label.skew), later(event, label.attribution_window))
-        in_time = F.col("click_known") <= later(event, label.attribution_window + label.allowed_lateness)
         first = F.min(F.struct("click_known", "click_timestamp", "shown_known")).alias("first")
         return (
             shown.join(clicked, "impression_id")
-            .where(in_window & in_time)
+            .where(in_window(label) & in_time(label))
             .groupBy("impression_id")
             .agg(first)
             .select(

@@ -10,7 +10,7 @@ import pytest
 from conf.environment import environment
 from conf.settings import CONF, ROOT, load_settings
 
-JOBS = ["simulate", "ingest", "label", "count", "build_training_set", "train", "promote", "pipeline"]
+JOBS = ["simulate", "ingest", "label", "count", "build_training_set", "train", "promote", "pipeline", "profile_log"]
 
 
 def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
