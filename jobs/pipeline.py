@@ -17,7 +17,7 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from conf.contract import ALL_KEY, CLOCK
-from conf.errors import BundleError
+from conf.errors import BundleError, HeldError
 from jobs.build_training_set import build_training_set
 from jobs.command import Context, Job, job_parser, log, run_job, timed
 from jobs.count import count
@@ -43,6 +43,7 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     """Run every step and print the summary; counts of rows by table."""
     seconds: dict[str, float] = {}
     written: dict[str, int] = {}
+    alarm: HeldError | None = None
     for name, job in STEPS.items():
         start = time.monotonic()
         try:
@@ -50,6 +51,9 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
             written |= {table: counts[table] for table in context.warehouse.tables.made_by if table in counts}
             if name == "train":
                 args.version = str(counts["version"])  # which an equal bundle may have had before others came
+        except HeldError as held:
+            alarm = held
+            log.warning("pipeline: held back, the rest goes on\n%s", held)
         except BundleError as refusal:
             if name != "promote":
                 raise
@@ -58,6 +62,8 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     rows = {t: written[t] if t in written else context.warehouse.count(t) for t in context.warehouse.tables.made_by}
     summary = {"rows": rows, "seconds": seconds, **_outcome(context, args.version), **_next(context, args.data)}
     print(json.dumps(summary), flush=True)  # noqa: T201
+    if alarm is not None:
+        raise alarm
     return rows
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -48,7 +49,7 @@ def test_rounds_move_what_is_new_and_fill_a_redis_that_lost_its_data(
         context = Context(settings, contract, context.warehouse, context.id_key)
         arguments = argparse.Namespace(data=str(data), as_of=None, full=False)
         host, _, port = address.rpartition(":")
-        client = redis.Redis(host=host, port=int(port))
+        client: Any = redis.Redis(host=host, port=int(port))
 
         deliver(0)
         deliver(2)
@@ -67,6 +68,6 @@ def test_rounds_move_what_is_new_and_fill_a_redis_that_lost_its_data(
         client.close()
     nowhere = settings.model_copy(update={"redis": f"127.0.0.1:{free_port()}"})
     deliver(6)
-    with pytest.raises(UnavailableError, match="does not answer|redis at"):
+    with pytest.raises(UnavailableError, match=r"does not answer|redis at"):
         hourly(Context(nowhere, contract, context.warehouse, context.id_key), arguments)
 
