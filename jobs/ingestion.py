@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from conf.contract import Contract, Files
 from conf.errors import DataError
 from conf.personal import IdKey
+from jobs.damage import damaged_paths, read_past_damage
 from jobs.events import (
     ARRIVED_ON,
     CLICK_COLUMNS,
@@ -113,14 +114,8 @@ def take(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[L
     """Ingest `files`; counts of files, raw, accepted, duplicates and refused. Raises DataError above the limit of refusals."""
     if not files:
         return {"files": 0, "raw": 0, "accepted": 0, "duplicates": 0, "refused": 0}
-    paths = [file.path for file in files if file.length] or [files[0].path]
+    judged, verdicts = _judged(warehouse, folder, source, [file for file in files if file.length] or files[:1])
     try:
-        rows = read_rows(warehouse.spark, folder, source.files, paths, source.needed)
-    except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"{folder}/{source.files.files}: Spark cannot read it: {_told(error)}") from error
-    judged = rows.transform(source.events).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        verdicts = _verdicts(judged, folder, source)
         if not verdicts and not warehouse.exists(source.table):
             raise DataError(f"{folder}/{source.files.files}: no row in any file, expected a log")
         _refuse_above_limit(verdicts, folder, source)
@@ -140,13 +135,30 @@ class _Verdict(NamedTuple):
     rows: int
 
 
-def _verdicts(judged: DataFrame, folder: str, source: LogSource) -> list[_Verdict]:
-    """One entry for each file and reason, no more: reads every row once."""
+def _judged(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[LogFile]) -> tuple[DataFrame, list[_Verdict]]:
+    """Every row with its reason, kept in memory or on disk, and the verdicts on them."""
+    spark, paths = warehouse.spark, [file.path for file in files]
     try:
-        counted = judged.groupBy("source_file", REASON).count().collect()
+        try:
+            return _with_verdicts(read_rows(spark, folder, source.files, paths, source.needed), source)
+        except (PySparkException, Py4JJavaError):
+            spoiled = set(damaged_paths(spark, paths))
+            if not spoiled:
+                raise
+            damaged = [(file.path, file.source_file, file.modified) for file in files if file.path in spoiled]
+            return _with_verdicts(read_past_damage(spark, folder, source.files, paths, source.needed, damaged), source)
     except (PySparkException, Py4JJavaError) as error:
         raise DataError(f"{folder}/{source.files.files}: Spark cannot read it: {_told(error)}") from error
-    return [_Verdict(*row) for row in counted]
+
+
+def _with_verdicts(rows: DataFrame, source: LogSource) -> tuple[DataFrame, list[_Verdict]]:
+    """The judged rows, and one entry for each file and reason, no more: reads every row once."""
+    judged = rows.transform(source.events).persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        return judged, [_Verdict(*row) for row in judged.groupBy("source_file", REASON).count().collect()]
+    except Exception:
+        judged.unpersist()
+        raise
 
 
 def _refuse_above_limit(verdicts: Sequence[_Verdict], folder: str, source: LogSource) -> None:
