@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
+from jobs.damage import damaged_paths, read_past_damage
 from jobs.events import (
     ARRIVED_AT,
     CLICK_TIMESTAMP,
@@ -100,15 +101,13 @@ class Judged:
 def judged(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[LogFile]) -> Iterator[Judged]:
     """Read and judge `files`, kept in memory or on disk for the block. Raises DataError for what Spark cannot read at all."""
     where = f"{folder}/{source.files.files}"
-    paths = [file.path for file in files if file.length] or [files[0].path]
-    with _readable(where):
-        rows = read_rows(warehouse.spark, folder, source.files, paths, source.needed).transform(source.events)
-    rows = rows.persist(StorageLevel.MEMORY_AND_DISK)
+    there = [file for file in files if file.length] or files[:1]
     try:
-        day = F.to_date(source.dated_by)
-        with _readable(where):
-            counted = rows.groupBy("source_file", REASON).agg(F.count("*"), F.min(day), F.max(day)).collect()
-        found = Judged(source, files, rows, [Verdict(*row) for row in counted])
+        rows, verdicts = _read(warehouse.spark, folder, source, there)
+    except (PySparkException, Py4JJavaError) as error:
+        raise DataError(f"{where}: Spark cannot read it: {_told(error)}") from error
+    try:
+        found = Judged(source, files, rows, verdicts)
         if not found.verdicts and not warehouse.exists(source.table):
             raise DataError(f"{where}: no row in any file, expected a log")
         if found.verdicts and not found.dates:
@@ -118,12 +117,29 @@ def judged(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence
         rows.unpersist()
 
 
-@contextmanager
-def _readable(where: str) -> Iterator[None]:
+def _read(spark: SparkSession, folder: str, source: LogSource, files: Sequence[LogFile]) -> tuple[DataFrame, list[Verdict]]:
+    """The judged rows with their verdicts; of damaged files what can be read, and a refused row for the rest."""
+    paths = [file.path for file in files]
     try:
-        yield
-    except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"{where}: Spark cannot read it: {_told(error)}") from error
+        return _with_verdicts(read_rows(spark, folder, source.files, paths, source.needed), source)
+    except (PySparkException, Py4JJavaError):
+        spoiled = set(damaged_paths(spark, paths))
+        if not spoiled:
+            raise
+    damaged = [(file.path, file.source_file, file.modified) for file in files if file.path in spoiled]
+    return _with_verdicts(read_past_damage(spark, folder, source.files, paths, source.needed, damaged), source)
+
+
+def _with_verdicts(rows: DataFrame, source: LogSource) -> tuple[DataFrame, list[Verdict]]:
+    """The judged rows, kept in memory or on disk, and an entry for each file and reason: reads every row once."""
+    judged_rows = rows.transform(source.events).persist(StorageLevel.MEMORY_AND_DISK)
+    day = F.to_date(source.dated_by)
+    try:
+        counted = judged_rows.groupBy("source_file", REASON).agg(F.count("*"), F.min(day), F.max(day)).collect()
+        return judged_rows, [Verdict(*row) for row in counted]
+    except Exception:
+        judged_rows.unpersist()
+        raise
 
 
 def _told(error: Exception) -> str:

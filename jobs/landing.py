@@ -4,6 +4,7 @@ By Hadoop's file systems, so a folder may lie on a disk or in an object store.
 """
 
 import json
+import zlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import DataError
+
+TRUTH = "truth"  # the folder beside a simulated log
 
 
 def file_name(pattern: str, tag: str) -> str:
@@ -64,12 +67,26 @@ class Landing:
         self._fs.mkdirs(target)
         return self._move(aside, target, lambda number: f"part-{number:05d}.parquet")
 
-    def write_json(self, value: Mapping[str, Any], name: str) -> None:
+    def write_bytes(self, content: bytes, name: str) -> None:
         stream = self._fs.create(self._path(self._folder, name), True)
         try:
-            stream.write(bytearray(json.dumps(value, indent=1).encode() + b"\n"))
+            stream.write(bytearray(content))
         finally:
             stream.close()
+
+    def cut_gzip(self, name: str) -> int:
+        """Leave the first half of a gzip file. Returns how many whole lines can still be read of it."""
+        stream = self._fs.open(self._path(self._folder, name))
+        try:
+            whole = bytes(stream.readAllBytes())
+        finally:
+            stream.close()
+        half = whole[: len(whole) // 2]
+        self.write_bytes(half, name)
+        return zlib.decompressobj(wbits=31).decompress(half).count(b"\n")
+
+    def write_json(self, value: Mapping[str, Any], name: str) -> None:
+        self.write_bytes(json.dumps(value, indent=1).encode() + b"\n", name)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON object written by `write_json`, None where there is none."""

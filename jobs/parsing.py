@@ -49,7 +49,8 @@ def time(column: Column, spec: EventTime) -> Column:
 
 
 def _since_epoch(column: Column, unit: str) -> Column:
-    micros = F.floor(F.trim(column).try_cast("decimal(38,9)") * 1_000_000 / _A_SECOND[unit] + 0.5)
+    # a number may be a decimal whose microseconds are none: one such row must not end the job
+    micros = F.floor(F.try_multiply(F.trim(column).try_cast("decimal(38,9)"), F.lit(1_000_000)) / _A_SECOND[unit] + 0.5)
     return F.timestamp_micros(micros.try_cast("bigint"))
 
 

@@ -14,6 +14,9 @@ FILE = "__file"  # its path below the data folder
 ARRIVED = "__arrived"  # when its file was last written
 POSITION = "__position"  # the row's number in its file, where the format tells
 LINE = "__line"  # JSON only: the line itself
+_PAST_DAMAGE = "ignorecorruptfiles"
+_NO_TEXT = r"[\x00\uFFFD]"  # a NUL, or what a reader puts where bytes are not of the encoding
+REST_UNREADABLE = "rest of the file: unreadable"  # stands in CORRUPT for what a damaged file has lost
 OWN = (CORRUPT, FILE, ARRIVED, POSITION, LINE)
 
 
@@ -29,16 +32,19 @@ def list_files(spark: SparkSession, folder: str, files: Files) -> DataFrame:
     return found.select("path", name.alias("source_file"), "length", F.col("modificationTime").alias("modified"))
 
 
-def read_rows(spark: SparkSession, folder: str, files: Files, paths: Sequence[str], needed: Sequence[str]) -> DataFrame:
+def read_rows(
+    spark: SparkSession, folder: str, files: Files, paths: Sequence[str], needed: Sequence[str], *, past_damage: bool = False
+) -> DataFrame:
     """Rows of `paths`: every column as text, plus where each row came from.
 
-    needed: the raw columns that the contract names. Raises DataError where a CSV header or a Parquet schema lacks one.
+    needed: the raw columns that the contract names. past_damage: take what can be read of a damaged file, and leave out the
+    rest, instead of failing at it (jobs/damage.py). Raises DataError where a CSV header or a Parquet schema lacks one.
     """
     match files.format:
         case "csv":
-            rows = _read_csv(spark, files, paths)
+            rows = _read_csv(spark, files, paths, past_damage)
         case "json":
-            rows = _read_json(spark, files, paths, needed)
+            rows = _read_json(spark, files, paths, needed, past_damage)
         case "parquet":
             rows = _read_parquet(spark, files, paths)
     if lacking := [name for name in needed if name not in rows.columns]:
@@ -59,23 +65,35 @@ def _origin() -> list[F.Column]:  # type: ignore[name-defined]
     return [path.alias(FILE), arrived.alias(ARRIVED)]
 
 
-def _read_csv(spark: SparkSession, files: Files, paths: Sequence[str]) -> DataFrame:
+def _read_csv(spark: SparkSession, files: Files, paths: Sequence[str], past_damage: bool) -> DataFrame:
     given = {name.lower(): value for name, value in files.options.items()}
     options = {"header": True, **given, "inferschema": False, "mode": "PERMISSIVE", "columnnameofcorruptrecord": CORRUPT}
-    names = spark.read.options(**options).csv(paths[0]).columns
+    options[_PAST_DAMAGE] = past_damage
+    # a file without a line has no names to give
+    headers = (spark.read.options(**options).csv(path).columns for path in paths)
+    names = next(filter(None, headers), [])
     schema = T.StructType([T.StructField(name, T.StringType()) for name in (*names, CORRUPT)])
     reader = spark.read.options(**options)
     # enforceSchema=false: a file whose header differs is an error, not a silent shift of its columns
     rows = reader.option("enforceSchema", False).schema(schema).csv(list(paths))
-    return rows.select("*", *_origin(), F.lit(None).cast("bigint").alias(POSITION))
+    no_text = F.concat_ws("", *[F.col("`" + name.replace("`", "``") + "`") for name in names]).rlike(_NO_TEXT)
+    corrupt = F.coalesce(CORRUPT, F.when(no_text, F.lit("")))
+    return rows.withColumn(CORRUPT, corrupt).select("*", *_origin(), F.lit(None).cast("bigint").alias(POSITION))
 
 
-def _read_json(spark: SparkSession, files: Files, paths: Sequence[str], needed: Sequence[str]) -> DataFrame:
-    schema = T.StructType([T.StructField(name, T.StringType()) for name in (*dict.fromkeys(needed), CORRUPT)])
-    options = {**{k: str(v) for k, v in files.options.items()}, "mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
-    lines = spark.read.text(list(paths)).select("value", *_origin()).where(F.trim("value") != "")
-    parsed = lines.withColumn("parsed", F.from_json("value", schema, options))
-    return parsed.select("parsed.*", FILE, ARRIVED, F.lit(None).cast("bigint").alias(POSITION), F.col("value").alias(LINE))
+def _read_json(
+    spark: SparkSession, files: Files, paths: Sequence[str], needed: Sequence[str], past_damage: bool
+) -> DataFrame:
+    schema = T.StructType([T.StructField(name, T.StringType()) for name in dict.fromkeys(needed)])
+    options = {**{k: str(v) for k, v in files.options.items()}, "mode": "PERMISSIVE"}
+    text = spark.read.option(_PAST_DAMAGE, past_damage).text(list(paths))
+    lines = text.select("value", *_origin()).where(F.trim("value") != "")
+    # read as the one element of an array: of two rows in a line the parser would keep the first and drop the other unsaid
+    element = F.from_json(F.concat(F.lit("["), "value", F.lit("]")), T.ArrayType(schema), options)
+    parsed = lines.withColumn("parsed", element).withColumn("row", F.when(F.size("parsed") == 1, F.col("parsed")[0]))
+    corrupt = F.when(F.col("row").isNull() | ~F.is_valid_utf8("value"), F.col("value")).alias(CORRUPT)
+    columns = [F.col("row").getField(name).alias(name) for name in dict.fromkeys(needed)]
+    return parsed.select(*columns, corrupt, FILE, ARRIVED, F.lit(None).cast("bigint").alias(POSITION), F.col("value").alias(LINE))
 
 
 def _read_parquet(spark: SparkSession, files: Files, paths: Sequence[str]) -> DataFrame:

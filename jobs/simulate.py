@@ -6,7 +6,12 @@ machines. A finished folder is left as it is; one made with other arguments is r
 
 Cost: one pass to draw the events, which are kept in memory or on disk, about 150 bytes each, and one to write each kind of file.
 
+With --faults the log is one that has seen every fault: each event is delivered up to --copies times over shuffled files, clicks
+come of every kind and by a clock of their own, bad rows are of ten kinds, some files are empty and one is cut off. books.json
+then says exactly what ingest and label must count, and truth/ holds all that the counters follow from.
+
     spark-submit jobs/simulate.py --out ../simulated --impressions 1000000 --days 30 --seed 7
+    spark-submit jobs/simulate.py --out ../faulty --faults --copies 3 --late 5% --known-late 1% --skew 5 --corrupt 1%
 """
 
 import argparse
@@ -14,6 +19,7 @@ import sys
 from collections.abc import Mapping
 from datetime import date
 from fnmatch import fnmatchcase
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -21,25 +27,31 @@ from pyspark.sql import functions as F
 from conf.contract import Contract
 from conf.errors import DataError
 from jobs.command import Context, job_parser, log, run_job
-from jobs.landing import Landing, file_name
-from jobs.simulation import Plan, base_log_odds, with_clicks, with_log_odds, with_ranks, with_times
+from jobs.landing import TRUTH, Landing, file_name
+from jobs.simulation import Faults, Plan, base_log_odds, with_clicks, with_log_odds, with_ranks, with_times
+from jobs.simulation_fault_log import FAULTS_CTR, write_fault_log
+from jobs.simulation_faults import check_faults
 from jobs.simulation_rows import check_simulatable, impression_id, lines, logs, with_faults
 
-TRUTH = "truth"
 BOOKS = f"{TRUTH}/books.json"  # written last: a folder that has it is finished
 EVENTS_A_FILE, MAX_FILES = 50_000, 512
 BINS_A_UNIT = 50  # of log odds
 
+Books = dict[str, dict[str, Any]]
+
 
 def simulate(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     """Write the log; counts of the books."""
-    plan = Plan(**{name: getattr(args, name) for name in Plan.__dataclass_fields__})
+    faults = Faults(args.copies, args.known_late, args.skew) if args.faults else None
+    plan = Plan(**{name: getattr(args, name) for name in Plan.__dataclass_fields__ if name != "faults"}, faults=faults)
     return write_log(context.warehouse.spark, context.contract, plan, args.out)
 
 
 def write_log(spark: SparkSession, contract: Contract, plan: Plan, out: str) -> dict[str, int]:
     """Write a simulated log into a new or empty folder; counts of rows. Raises DataError where there is something else."""
     check_simulatable(contract, plan)
+    if plan.faults is not None:
+        check_faults(contract, plan.faults)
     patterns = {name: files.files for name, files in logs(contract).items()}
     _check_patterns(patterns)
     asked = plan.to_dict() | {"contract": contract.name, "simulate": contract.model_dump(mode="json")["simulate"]}
@@ -54,19 +66,27 @@ def write_log(spark: SparkSession, contract: Contract, plan: Plan, out: str) -> 
 
     landing.begin((*patterns.values(), TRUTH))
     drawn = drawn_events(spark, contract, plan).persist()
-    base = base_log_odds(_histogram(drawn), bins_a_unit=BINS_A_UNIT)
-    events = drawn.transform(with_clicks(contract, plan, base=base)).transform(with_faults(plan))
-    for name, pattern in patterns.items():
-        landing.write_text(events.transform(lines(contract, plan, name, again=False)), pattern, "")
-        if plan.duplicates:
-            landing.write_text(events.transform(lines(contract, plan, name, again=True)), pattern, "again-")
-    truth = (impression_id(contract).alias("impression_id"), F.timestamp_micros("event_us").alias("event_timestamp"))
-    landing.write_parquet(events.select(*truth, "probability", "clicked", "late"), TRUTH)
-    books = {"asked": asked, **_books(events, contract)}
+    if plan.faults is not None:
+        base = base_log_odds(_histogram(drawn), bins_a_unit=BINS_A_UNIT, ctr=FAULTS_CTR)
+        books = {"asked": asked, **write_fault_log(landing, drawn, contract, plan, plan.faults, base=base)}
+    else:
+        base = base_log_odds(_histogram(drawn), bins_a_unit=BINS_A_UNIT)
+        books = {"asked": asked, **_write_plain_log(landing, drawn, contract, plan, base=base)}
     drawn.unpersist()
     landing.write_json(books, BOOKS)
     landing.end()
     return _counts(books)
+
+
+def _write_plain_log(landing: Landing, drawn: DataFrame, contract: Contract, plan: Plan, *, base: float) -> Books:
+    events = drawn.transform(with_clicks(contract, plan, base=base)).transform(with_faults(plan))
+    for name, files in logs(contract).items():
+        landing.write_text(events.transform(lines(contract, plan, name, again=False)), files.files, "")
+        if plan.duplicates:
+            landing.write_text(events.transform(lines(contract, plan, name, again=True)), files.files, "again-")
+    truth = (impression_id(contract).alias("impression_id"), F.timestamp_micros("event_us").alias("event_timestamp"))
+    landing.write_parquet(events.select(*truth, "probability", "clicked", "late"), TRUTH)
+    return _books(events, contract)
 
 
 def drawn_events(spark: SparkSession, contract: Contract, plan: Plan) -> DataFrame:
@@ -82,7 +102,7 @@ def _histogram(drawn: DataFrame) -> dict[int, int]:
     return {int(row["bin"]): int(row["count"]) for row in counted.collect()}  # some hundred rows, however long the log
 
 
-def _books(events: DataFrame, contract: Contract) -> dict[str, dict[str, int | float]]:
+def _books(events: DataFrame, contract: Contract) -> Books:
     clicked = F.col("click_us").isNotNull()
     flags = {"again": F.col("again"), "bad": F.col("bad"), "clicks": clicked, "late": F.col("late")}
     flags |= {"click_again": F.col("click_again"), "click_bad": F.col("click_bad")}
@@ -131,6 +151,13 @@ def _natural(text: str) -> int:
     return value
 
 
+def _whole(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise ValueError(text)
+    return value
+
+
+_whole.__name__ = "whole number from 0"
 _share.__name__, _natural.__name__ = "share in [0, 1]", "whole number from 1"  # argparse puts them into its messages
 
 
@@ -146,6 +173,14 @@ def parser() -> argparse.ArgumentParser:
     for name, what in shares.items():
         add(f"--{name}", type=_share, default=getattr(default, name), metavar="SHARE", help=f"{what}; default: %(default)s")
     add("--latent", type=float, default=default.latent, metavar="SD", help="noise in the log odds; default: %(default)s")
+    faults = parser.add_argument_group("a log with faults, whose books say what must be counted")
+    add, of = faults.add_argument, Faults()
+    add("--faults", action="store_true", help="write one; --late is then the share of clicks after the window, and these hold:")
+    add("--copies", type=_natural, default=of.copies, metavar="N", help="deliveries of an event, 1 to 3; default: %(default)s")
+    text = "share of clicks in the window that become known after the lateness; default: %(default)s"
+    add("--known-late", type=_share, default=of.known_late, metavar="SHARE", help=text)
+    text = "between the clocks of clicks and impressions, at most, either way; default: %(default)s"
+    add("--skew", type=_whole, default=of.skew, metavar="MINUTES", help=text)
     return parser
 
 

@@ -35,6 +35,15 @@ DELAYS_A_WINDOW = 40  # an exponential draw never exceeds 37 means (52 bits), so
 
 
 @dataclass(frozen=True)
+class Faults:
+    """A fault run (jobs/simulation_faults.py): most deliveries of an event, a share of clicks, minutes between clocks."""
+
+    copies: int = 3
+    known_late: float = 0.01  # of clicks: in the window, known only after the lateness
+    skew: int = 5
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to simulate. Shares in [0, 1]; `latent` is a standard deviation of log odds that no column explains."""
 
@@ -46,6 +55,7 @@ class Plan:
     late: float = 0.02
     corrupt: float = 0.005
     latent: float = 0.3
+    faults: Faults | None = None
 
     @property
     def start_us(self) -> int:
@@ -53,17 +63,18 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {name: value.isoformat() if isinstance(value, date) else value for name, value in asdict(self).items()}
+        values = {name: value.isoformat() if isinstance(value, date) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def uniform(plan: Plan, purpose: str, *by: Expression) -> Expression:
     """A draw in (0, 1) for each value of `by`, another one for each purpose."""
-    return (F.shiftrightunsigned(_hash(plan, purpose, *by), 12) + F.lit(0.5)) * F.lit(2.0**-52)
+    return (F.shiftrightunsigned(hash_of(plan, purpose, *by), 12) + F.lit(0.5)) * F.lit(2.0**-52)
 
 
 def normal(plan: Plan, purpose: str, *by: Expression) -> Expression:
     """A nearly normal draw, mean 0, variance 1, within 3.5: the sum of a hash's four 16-bit parts (Irwin-Hall)."""
-    bits = _hash(plan, purpose, *by)
+    bits = hash_of(plan, purpose, *by)
     parts = [F.shiftrightunsigned(bits, shift).bitwiseAND(F.lit(0xFFFF)) for shift in (0, 16, 32, 48)]
     return (parts[0] + parts[1] + parts[2] + parts[3] - F.lit(2 * 0xFFFF)) * F.lit(1 / math.sqrt((2.0**32 - 1) / 3))
 
@@ -133,7 +144,7 @@ def with_clicks(contract: Contract, plan: Plan, *, base: float) -> Transform:
     Also `clicked` (in time, as a label counts it) and `late` (too late for that). A late click happened after the attribution
     window, or, where the log says when clicks became known, reached us only after the allowed lateness.
     """
-    window_us, lateness_us = _us(contract.label.attribution_window), _us(contract.label.allowed_lateness)
+    window_us, lateness_us = microseconds(contract.label.attribution_window), microseconds(contract.label.allowed_lateness)
 
     def transform(events: DataFrame) -> DataFrame:
         event, number = F.col("event_us"), F.col("id")
@@ -241,7 +252,7 @@ def _wave_integral(x: Expression) -> Expression:
 _PHASE_INTEGRAL = 4 * CYCLE_PHASE**2 - 16 / 3 * CYCLE_PHASE**3
 
 
-def _hash(plan: Plan, purpose: str, *by: Expression) -> Expression:
+def hash_of(plan: Plan, purpose: str, *by: Expression) -> Expression:
     return F.xxhash64(F.lit(_salt(plan, purpose)), *by)
 
 
@@ -249,5 +260,5 @@ def _salt(plan: Plan, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{plan.seed}:{purpose}".encode()).digest()[:8], signed=True)
 
 
-def _us(duration: timedelta) -> int:
+def microseconds(duration: timedelta) -> int:
     return duration // timedelta(microseconds=1)

@@ -9,10 +9,10 @@ from conf.contract import Contract, EventTime, Files
 from conf.errors import DataError
 from jobs.simulation import REDELIVERY_DELAY_US, Plan, Transform, exponential_us, lowest, simulated, uniform
 
-_UNIT_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
+UNIT_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _ISO = "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"
-_WRONG_TIME = "not a time"
-_HEADER, _GOOD = -1, 0  # kinds of lines; the bad ones are counted from 1
+WRONG_TIME = "not a time"
+HEADER, GOOD = -1, 0  # kinds of lines; the bad ones are counted from 1
 _ROW_IN_PARTITION = (1 << 33) - 1  # the low bits of monotonically_increasing_id
 
 
@@ -84,18 +84,28 @@ def lines(contract: Contract, plan: Plan, log: str, *, again: bool) -> Transform
             delay = exponential_us(plan, f"{prefix}redelivery", F.col("id"), mean_us=REDELIVERY_DELAY_US)
             events = events.withColumn(f"{prefix}known_us", known + delay)
         # which lines come of an event is settled first: the lines themselves are written once each, not once for every filter
-        kinds = F.array(F.lit(_GOOD))
+        kinds = F.array(F.lit(GOOD))
         if not again:
             how = uniform(plan, f"{prefix}bad how", F.col("id"))
-            kind = F.floor(how * F.lit(len(_bad_kinds(contract, log)))).cast("int") + F.lit(_GOOD + 1)
-            kinds = F.when(F.col(f"{prefix}bad"), F.array(F.lit(_GOOD), kind)).otherwise(kinds)
-        if files.format == "csv" and files.options.get("header", True) in (True, "true"):
-            first = F.monotonically_increasing_id().bitwiseAND(F.lit(_ROW_IN_PARTITION)) == F.lit(0)
-            kinds = F.when(first, F.concat(F.array(F.lit(_HEADER)), kinds)).otherwise(kinds)
-        events = events.withColumn("kinds", kinds)
+            kind = F.floor(how * F.lit(len(_bad_kinds(contract, log)))).cast("int") + F.lit(GOOD + 1)
+            kinds = F.when(F.col(f"{prefix}bad"), F.array(F.lit(GOOD), kind)).otherwise(kinds)
+        events = events.withColumn("kinds", header_first(files, kinds))
         return events.withColumn("kind", F.explode("kinds")).select(_line(contract, log, files).alias("value"))
 
     return transform
+
+
+def has_header(files: Files) -> bool:
+    """Whether each file begins with its columns' names."""
+    return files.format == "csv" and files.options.get("header", True) in (True, "true")
+
+
+def header_first(files: Files, kinds: Column) -> Column:
+    """An array of kinds, the header before those of a partition's first row where the format has one."""
+    if not has_header(files):
+        return kinds
+    first = F.monotonically_increasing_id().bitwiseAND(F.lit(_ROW_IN_PARTITION)) == F.lit(0)
+    return F.when(first, F.concat(F.array(F.lit(HEADER)), kinds)).otherwise(kinds)
 
 
 def id_text(column: str, number: Column) -> Column:
@@ -108,30 +118,30 @@ def impression_id(contract: Contract) -> Column:
     return id_text(contract.impressions.id_columns[0], F.col("id"))
 
 
-def _impression(contract: Contract) -> dict[str, Column]:
+def log_fields(contract: Contract, log: str) -> dict[str, Column]:
+    """Column of the file -> its value, in the file's order."""
+    if log == "clicks":
+        return {contract.clicks.id_columns[0]: impression_id(contract)} | _click_times(contract)
     spec = contract.impressions
     fields = {spec.id_columns[0]: impression_id(contract)}
     for name in contract.columns:
-        fields[contract.raw_name(name)] = _value(contract, name)
-    fields[spec.event_time.column] = _time(F.col("event_us"), spec.event_time)
+        fields[contract.raw_name(name)] = column_value(contract, name)
+    fields[spec.event_time.column] = time_text(F.col("event_us"), spec.event_time)
     if spec.known_time.time is not None:
-        fields[spec.known_time.time.column] = _time(F.col("known_us"), spec.known_time.time)
+        fields[spec.known_time.time.column] = time_text(F.col("known_us"), spec.known_time.time)
     if contract.clicks.flag is not None:
         fields[contract.clicks.flag] = F.col("click_us").isNotNull().cast("int")
         fields |= _click_times(contract)
     return fields
 
 
-def _click(contract: Contract) -> dict[str, Column]:
-    return {contract.clicks.id_columns[0]: impression_id(contract)} | _click_times(contract)
-
-
 def _click_times(contract: Contract) -> dict[str, Column]:
     specs = {"click_us": contract.clicks.event_time, "click_known_us": contract.clicks.known_time.time}
-    return {spec.column: _time(F.col(name), spec) for name, spec in specs.items() if spec is not None}
+    return {spec.column: time_text(F.col(name), spec) for name, spec in specs.items() if spec is not None}
 
 
-def _value(contract: Contract, name: str) -> Column:
+def column_value(contract: Contract, name: str) -> Column:
+    """What the log says for the rank drawn, null where it is missing."""
     column, rank = contract.columns[name], F.col(f"rank_{name}")
     if column.type == "number":
         low = lowest(column, simulated(contract, name))
@@ -141,46 +151,53 @@ def _value(contract: Contract, name: str) -> Column:
     return F.when(rank > F.lit(0), value)
 
 
-def _time(us: Column, spec: EventTime) -> Column:
+def time_text(us: Column, spec: EventTime) -> Column:
     """As the contract reads it; below the reading's grain the time is cut off."""
     if spec.unit is not None:
-        return F.floor(us / F.lit(_UNIT_US[spec.unit])).cast("long") if spec.unit != "us" else us
+        return F.floor(us / F.lit(UNIT_US[spec.unit])).cast("long") if spec.unit != "us" else us
     at = F.timestamp_micros(us)
     return F.date_format(at if spec.zone == "UTC" else F.from_utc_timestamp(at, spec.zone), spec.format or _ISO)
 
 
-def _text(fields: Mapping[str, Column], files: Files) -> Column:
+def row_text(fields: Mapping[str, Column], files: Files) -> Column:
+    """A whole row as the format has it."""
     row = F.struct(*(value.alias(name) for name, value in fields.items()))
     options = {name: str(value) for name, value in files.options.items()}
     return F.to_json(row, options) if files.format == "json" else F.to_csv(row, options)
 
 
-def _separator(files: Files) -> str:
+def separator(files: Files) -> str:
     return str(files.options.get("sep", files.options.get("delimiter", ",")))
+
+
+def header_text(fields: Mapping[str, Column], files: Files) -> str:
+    return separator(files).join(fields)
 
 
 def _line(contract: Contract, log: str, files: Files) -> Column:
     """The text of the column `kind`."""
-    fields = _impression(contract) if log == "impressions" else _click(contract)
-    line = F.when(F.col("kind") == F.lit(_HEADER), F.lit(_separator(files).join(fields)))
-    line = line.when(F.col("kind") == F.lit(_GOOD), _text(fields, files))
-    for number, changed in enumerate(_bad_kinds(contract, log), start=_GOOD + 1):
-        line = line.when(F.col("kind") == F.lit(number), _text({**fields, **changed}, files) if changed else _cut(fields, files))
+    fields = log_fields(contract, log)
+    line = F.when(F.col("kind") == F.lit(HEADER), F.lit(header_text(fields, files)))
+    line = line.when(F.col("kind") == F.lit(GOOD), row_text(fields, files))
+    for number, changed in enumerate(_bad_kinds(contract, log), start=GOOD + 1):
+        text = row_text({**fields, **changed}, files) if changed else cut_row(fields, files)
+        line = line.when(F.col("kind") == F.lit(number), text)
     return line
 
 
 def _bad_kinds(contract: Contract, log: str) -> list[dict[str, Column]]:
     """What is wrong with each kind of bad row: cut in two (nothing changed), a time that is none, a number beyond its bounds."""
     spec = contract.impressions.event_time if log == "impressions" else contract.clicks.event_time
-    wrong_time = [] if spec is None else [{spec.column: F.lit(_WRONG_TIME)}]
+    wrong_time = [] if spec is None else [{spec.column: F.lit(WRONG_TIME)}]
     beyond = _out_of_range(contract) if log == "impressions" else {}
     return [{}, *wrong_time, *([beyond] if beyond else [])]
 
 
-def _cut(fields: Mapping[str, Column], files: Files) -> Column:
-    whole = _text(fields, files)
+def cut_row(fields: Mapping[str, Column], files: Files) -> Column:
+    """The text's first half, or its first column where halves may be whole rows."""
+    whole = row_text(fields, files)
     if files.format == "csv":
-        return F.substring_index(whole, _separator(files), 1)
+        return F.substring_index(whole, separator(files), 1)
     return whole.substr(F.lit(1), F.floor(F.length(whole) / F.lit(2)).cast("int"))
 
 

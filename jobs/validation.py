@@ -5,7 +5,7 @@ from pyspark.sql import functions as F
 
 from conf.contract import MAX_TEXT, Contract
 from jobs.parsing import later, number, raw, text
-from jobs.reading import CORRUPT
+from jobs.reading import CORRUPT, REST_UNREADABLE
 
 MALFORMED = "malformed row"
 
@@ -48,7 +48,8 @@ def time_reasons(moment: Column, what: str, contract: Contract) -> list[Column]:
 
 
 def malformed() -> Column:
-    return refuse_when(raw(CORRUPT).isNotNull(), MALFORMED)
+    rest = F.when(raw(CORRUPT) == REST_UNREADABLE, F.lit(REST_UNREADABLE))
+    return F.coalesce(rest, refuse_when(raw(CORRUPT).isNotNull(), MALFORMED))
 
 
 def first_reason(reasons: list[Column]) -> Column:

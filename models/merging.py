@@ -27,7 +27,7 @@ def merge(boosters: Sequence[xgb.Booster], *, base_rate: float, names: Sequence[
     """The average of the boosters' margins as one Booster, UBJSON; the same boosters give the same bytes.
 
     base_rate: clicks per impression that the trees start from, in (0, 1): the base_score that they were fitted with, or, where
-    only a share of the negatives was trained on, the rate among all. Its log odds are lower by the log of that share, which is the
+    only a share of the negatives was trained on, the rate among all. Its log odds differ by the log of that share, which is the
     whole correction: q = p / (p + (1 - p) / share). names: the features', in order.
     Raises DataError where the sum would not be exact (margins of 16 and more, or a reloaded model that answers otherwise).
     """

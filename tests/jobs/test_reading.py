@@ -175,6 +175,39 @@ def test_a_refused_row_says_why_and_keeps_no_personal_value(spark: SparkSession,
     assert "u1" not in str(rows)
 
 
+JSON_LINE = b'{"id": "1", "when": 1772359200, "visitor no.": "v", "creative": "x", "clicked": 0}'
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        pytest.param(JSON_LINE + JSON_LINE, "malformed row", id="two rows in a line: neither is dropped unsaid"),
+        pytest.param(JSON_LINE + b" end", "malformed row", id="words behind the row"),
+        pytest.param(JSON_LINE.replace(b"x", b"caf\xe9"), "malformed row", id="a byte of Latin-1: two such values look alike"),
+        pytest.param(JSON_LINE.replace(b"x", b"a\0b"), "malformed row", id="a NUL"),
+        pytest.param(b"[" + JSON_LINE + b"]", "malformed row", id="a row in an array"),
+        pytest.param(JSON_LINE.replace(b"1772359200", b"1" + b"0" * 28), "event time (when): unreadable", id="a huge time"),
+        pytest.param(JSON_LINE.replace(b"x", "é\u2028".encode()), None, id="text of any script is good"),
+    ],
+)
+def test_a_line_of_json_is_one_row_of_text(spark: SparkSession, tmp_path: Path, line: bytes, reason: str | None) -> None:
+    contract = contract_of(files="*.json", format="json", event_time={"column": "when", "unit": "s"})
+    (tmp_path / "log.json").write_bytes(line + b"\n")
+    assert [row[REASON] for row in events(spark, tmp_path, contract).collect()] == [reason]
+
+
+def test_csv_takes_its_columns_from_the_first_file_that_has_some_and_refuses_what_is_no_text(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    contract = contract_of(files="*.csv*", format="csv", event_time={"column": "when", "unit": "s"})
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b""))
+    header, row = b"id,when,visitor no.,country,price,creative,clicked\n", b"%d,1772359200,v,,,%s,0\n"
+    creatives = [b"x", b"caf\xe9", b"a\0b", "é".encode()]
+    (tmp_path / "b.csv").write_bytes(header + b"".join(row % numbered for numbered in enumerate(creatives, start=1)))
+    found = {row.impression_id: row[REASON] for row in events(spark, tmp_path, contract).collect()}
+    assert found == {"1": None, "2": "malformed row", "3": "malformed row", "4": None}
+
+
 def test_a_flag_other_than_0_and_1_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     contract = contract_of(files="*.csv", format="csv", event_time={"column": "when", "unit": "s"})
     (tmp_path / "log.csv").write_text(
