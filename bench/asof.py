@@ -67,6 +67,7 @@ def _measured(engine: str, folder: Path, impressions: str, rounds: int) -> dict[
             "peak_mib": peak,
             "right": is_right(result, wanted),
         }
+    print(engine, impressions, measured, file=sys.stderr)
     return measured
 
 
@@ -99,7 +100,7 @@ def _page(result: dict[str, Any]) -> str:
     table = "\n".join(lines)
     return f"""## As-of join
 
-Impressions with three sparse hourly histories of 2.0, 0.5 and 0.06 million rows (user; ad and placement; ad), each of seven
+Impressions with three sparse hourly histories of 1.9, 0.5 and 0.06 million rows (user; ad and placement; ad), each of seven
 integer columns, ttl 7 days. `make bench-asof` made this section, on {machine()}. CPU seconds are those of the whole process
 tree; peak memory is the largest sum of PSS from start to end, warm-up and checks of the engine included.
 

@@ -3,7 +3,7 @@
 Of each key the newest counter row with published_at <= event time; nothing that became known later can enter. Rows in = rows out
 is checked. The whole table is made anew, in one commit; a rerun ends in the same rows.
 
-Cost: for each key one join of the impressions with that key's counters, on key and day.
+Cost: one shuffle of the impressions for each key whose counters are not small, at least one (docs/asof.md).
 
     spark-submit jobs/build_training_set.py --contract conf/contracts/demo.yaml
 """
