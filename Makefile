@@ -1,7 +1,7 @@
 # Needs make, any Python from 3.9 on, and bash for Spark's own scripts. Java and Redis come as wheels where the machine has none.
 # CONTRACT and DATA choose the log of `make demo`; without them it simulates one.
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test soak-log lint bench env lock clean
+.PHONY: help install demo serve test soak-log lint bench bench-asof env lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -17,7 +17,7 @@ VENV_PYTHONS := 3.12 $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python) 3.13 
 ANY_PYTHONS := python3 /usr/bin/python3 $(wildcard $(HOME)/.pyenv/versions/3.*/bin/python)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## everything the other targets need, into .venv; they call it themselves
 
@@ -36,8 +36,11 @@ soak-log: $(INSTALLED) ## three simulated logs of 300,000 impressions with every
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy
 
-bench: $(INSTALLED) ## the measurements of bench/, one line of JSON each
-	@for script in bench/*.py; do $(BIN)/python $$script || exit; done
+bench: $(INSTALLED) bench-asof ## the measurements of bench/, one line of JSON each
+	@$(BIN)/python bench/demo.py
+
+bench-asof: $(INSTALLED) ## our as-of join against Feast and DuckDB, into docs/benchmarks.md; ARGS='--impressions 100000'
+	@$(BIN)/python -m bench.asof $(ARGS)
 
 env: $(INSTALLED) ## variables for spark-submit and feast by hand: eval "$(make env)"
 	@$(BIN)/python -m conf.environment

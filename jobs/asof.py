@@ -1,18 +1,24 @@
-"""The as-of join: for each row the newest row of each history that was there at the row's time.
+"""The as-of join: for each row the newest row of each history that was there at the row's time. docs/asof.md describes it.
 
-Every left row comes back exactly once, whatever it shares with others: a history is first cut into intervals that do not
-overlap, so an equi-join on key and day with the interval as its condition finds at most one of them.
+A history that is too big to broadcast shares its tasks with the left rows of its keys, the small ones are handed to every task
+whole, and jobs/newest.py finds the rows of all of them in one pass.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import reduce
+from typing import Any
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructField, StructType
 
-_DAY_US = 86_400_000_000
+from jobs.newest import BUCKET, PACKED, SOURCE, Lookup, look_up, pack
+
+BROADCAST_BYTES = 8 << 20  # of a history's estimated size; that of files is their compressed size
+BUCKETS_PER_PARTITION = 4  # a bucket's rows of both sides are held in memory together
 
 
 @dataclass(frozen=True)
@@ -34,36 +40,72 @@ class History:
 def as_of_join(left: DataFrame, histories: Sequence[History], *, time: str) -> DataFrame:
     """`left` with the values of each history's newest row with history time <= left time < history time + ttl.
 
-    Cost: for each history one sort of it by key, and one join of `left` on key and day; a history row is repeated for every
-    day it holds, at most ttl in days + 1 times.
+    Every left row comes back once, in no order. Cost: one shuffle of `left` and one pass of it through Arrow, in which all small
+    histories are looked up and one that is not; one more of each for every further one. ValueError where columns do not fit.
     """
-    return reduce(lambda rows, history: _join_one(rows, history, time), histories, left)
+    for history in histories:
+        _check(left, history, time)
+    small = [history for history in histories if _is_small(history)]
+    large: list[History | None] = [history for history in histories if history not in small]
+    joined = left
+    for one in large or [None] * bool(small):
+        joined, small = _joined(joined, one, small, time), []
+    return joined.select(*left.columns, *[name for history in histories for name in history.values.values()])
 
 
-def _join_one(left: DataFrame, history: History, time: str) -> DataFrame:
-    intervals = _intervals(history)
-    moment = F.unix_micros(time)
-    on = F.floor(moment / F.lit(_DAY_US)) == F.col("__day")
-    for column in history.on:
-        on = on & (left[column] == intervals[f"__{column}"])
-    on = on & (moment >= F.col("__from")) & (moment < F.col("__to"))
-    values = [F.col(f"__value_{name}").alias(name) for name in history.values.values()]
-    return left.join(intervals, on, "left").select(*[left[name] for name in left.columns], *values)
+def _check(left: DataFrame, history: History, time: str) -> None:
+    found, own = dict(left.dtypes), dict(history.rows.dtypes)
+    for name in history.on:
+        if found[name] != own[name]:
+            raise ValueError(f"as_of_join: key {name} is {found[name]} on the left, {own[name]} in the history: cast one")
+    for name, kind in ((time, found[time]), (history.time, own[history.time])):
+        if kind != "timestamp":
+            raise ValueError(f"as_of_join: {name} is {kind}, expected timestamp")
+    if taken := sorted(set(history.values.values()) & set(left.columns)):
+        raise ValueError(f"as_of_join: the left has {', '.join(taken)} already: give the history's values other names")
 
 
-def _intervals(history: History) -> DataFrame:
-    """Non-overlapping intervals [__from, __to) in microseconds, one row for each day that an interval touches."""
-    ttl_us = history.ttl // timedelta(microseconds=1)
-    rows = history.rows.dropna(subset=list(history.on)) if history.on else history.rows
-    by_key = Window.partitionBy(*history.on).orderBy(history.time, history.created)
-    start, following = F.unix_micros(history.time), F.unix_micros(F.lead(history.time).over(by_key))
-    cut = rows.select(
-        *[F.col(name).alias(f"__{name}") for name in history.on],
-        start.alias("__from"),
-        F.least(following, start + F.lit(ttl_us)).alias("__to"),  # least skips the null after the last row
-        *[F.col(source).alias(f"__value_{name}") for source, name in history.values.items()],
-    )
-    # of equal times all but the last end where they begin: nothing to join
-    held = cut.where(F.col("__from") < F.col("__to"))
-    first, last = F.floor(F.col("__from") / F.lit(_DAY_US)), F.floor((F.col("__to") - 1) / F.lit(_DAY_US))
-    return held.withColumn("__day", F.explode(F.sequence(first, last)))
+def _is_small(history: History) -> bool:
+    """Whether every task can hold the history whole, by the optimizer's estimate; always where no key could split it."""
+    rows: Any = history.rows
+    return not history.on or rows._jdf.queryExecution().optimizedPlan().stats().sizeInBytes() <= BROADCAST_BYTES
+
+
+def _joined(left: DataFrame, large: History | None, small: Sequence[History], time: str) -> DataFrame:
+    """One pass of `left`: each bucket has some of its rows, the rows of `large` for their keys, and all of each of `small`."""
+    buckets = int(left.sparkSession.conf.get("spark.sql.shuffle.partitions") or 1) * BUCKETS_PER_PARTITION
+    rows = [_in_bucket(_rows(large), [f"key{number}" for number in range(len(large.on))], "time", buckets)] if large else []
+    every = F.explode(F.sequence(F.lit(0), F.lit(buckets - 1))).alias(BUCKET)
+    for number, history in enumerate(small):
+        packed = _rows(history).repartition(1).mapInArrow(pack(len(history.on)), f"{PACKED} binary")
+        rows.append(packed.select(every, F.lit(number).alias(SOURCE), PACKED))
+    right = reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), rows)
+    lookups: list[Lookup] = []
+    fields = list(left.schema.fields)
+    for history in [*([large] if large else []), *small]:
+        values = [StructField(name, history.rows.schema[column].dataType) for column, name in history.values.items()]
+        source = None if history is large else len(lookups) - bool(large)
+        ttl_us = history.ttl // timedelta(microseconds=1)
+        lookups.append(Lookup(source, list(history.on), to_arrow_schema(StructType(values)), ttl_us))
+        fields += values
+    task = look_up(lookups, time=time)
+    here = _in_bucket(left, large.on if large else [], time, buckets)
+    return here.groupBy(BUCKET).cogroup(right.groupBy(BUCKET)).applyInArrow(task, StructType(fields))
+
+
+def _in_bucket(rows: DataFrame, keys: Sequence[str], time: str, buckets: int) -> DataFrame:
+    """With the bucket of the key; rows without one are spread by their time."""
+    known = reduce(lambda one, other: one & other, [F.col(name).isNotNull() for name in keys], F.lit(bool(keys)))
+    place = F.when(known, F.xxhash64(*keys)).otherwise(F.xxhash64(time)) if keys else F.xxhash64(time)
+    return rows.select(F.pmod(place, F.lit(buckets)).cast("int").alias(BUCKET), *rows.columns)
+
+
+def _rows(history: History) -> DataFrame:
+    """Key columns, time in microseconds, created, values, by number; without the rows that no left row can meet."""
+    chosen = [
+        *[F.col(name).alias(f"key{number}") for number, name in enumerate(history.on)],
+        F.unix_micros(history.time).alias("time"),
+        F.col(history.created).alias("created"),
+        *[F.col(name).alias(f"value{number}") for number, name in enumerate(history.values)],
+    ]
+    return history.rows.dropna(subset=[*history.on, history.time]).select(*chosen)

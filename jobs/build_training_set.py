@@ -5,7 +5,8 @@ were not clicked the contract's share is kept (sampling.negatives), told by a ha
 in = rows out is checked. Rebuilt from the first date whose labels or counters were since the last run, in one commit; `--full`
 rebuilds everything, and ends in the same rows.
 
-Cost: for each key one join of the impressions with that key's counters, over the dates that are rebuilt.
+Cost: over the dates that are rebuilt, one shuffle of the impressions for each key whose counters are not small, at least one
+(docs/asof.md).
 
     spark-submit jobs/build_training_set.py --contract conf/contracts/demo.yaml
 """
