@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from jobs.warehouse import Warehouse
@@ -62,5 +62,5 @@ def write_holds(warehouse: Warehouse, holds: Sequence[Hold], state: str) -> None
     warehouse.append("holds", warehouse.spark.createDataFrame(rows, HOLDS), partition_by=[])
 
 
-def _entries(warehouse: Warehouse) -> list:  # type: ignore[type-arg]  # of pyspark's rows
-    return warehouse.read("holds").orderBy("entry").collect() if warehouse.exists("holds") else []
+def _entries(warehouse: Warehouse) -> list[Row]:
+    return sorted(warehouse.few("holds"), key=lambda row: row.entry) if warehouse.exists("holds") else []

@@ -55,27 +55,24 @@ def continuously(context: Context, args: argparse.Namespace) -> Mapping[str, int
 
 def _ingest(context: Context, folder: str) -> tuple[Mapping[str, int], Sequence[Hold]]:
     warehouse, contract = context.warehouse, context.contract
-    totals: dict[str, int] = {}
     batch = _next_batch(warehouse)
+    sources = log_sources(contract, context.id_key)
     with ExitStack() as stack:
         found: list[Judged] = []
-        for source in log_sources(contract, context.id_key):
+        for source in sources:
             files = new_files(warehouse, folder, source)
             log.info("ingest: %s: %d new file(s) of %s", source.table, len(files), source.files.files)
-            totals |= {f"{source.table} {what}": 0 for what in ("files", "raw", "accepted", "duplicates", "refused")}
             if files:
                 found.append(stack.enter_context(judged(warehouse, folder, source, files)))
         # before the rows, so that nobody ever sees them unmarked
         write_holds(warehouse, holds_of(warehouse, contract, found, batch.number), HELD)
-        audit = []
         for one in found:
             store(warehouse, one, batch, contract.limits.redelivered)
-            rows = audit_rows(warehouse, one, batch)
-            audit += rows
-            totals |= {f"{one.source.table} {what}": count for what, count in counts_of(rows).items()}
+        audit = audit_rows(warehouse, found, batch)
         if audit:
             store_audit(warehouse, audit)
-    return totals, [hold for hold in held(warehouse) if hold.batch == batch.number]
+    totals = {f"{log} {what}": n for log in (source.table for source in sources) for what, n in counts_of(audit, log).items()}
+    return totals, [hold for hold in held(warehouse) if hold.batch > batch.finished]  # a killed run's too
 
 
 def _next_batch(warehouse: Warehouse) -> Batch:

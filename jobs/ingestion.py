@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
+from functools import reduce
 from typing import Any, NamedTuple
 
 from py4j.protocol import Py4JJavaError
@@ -182,52 +183,56 @@ def _store_refused(warehouse: Warehouse, found: Judged) -> None:
     warehouse.add_new("quarantine", rows, same=_SAME_FILE, partition_by=["date"])
 
 
-def audit_rows(warehouse: Warehouse, found: Judged, batch: Batch) -> list[tuple[Any, ...]]:
+AuditRow = tuple[Any, ...]  # of _AUDIT
+
+
+def audit_rows(warehouse: Warehouse, found: Sequence[Judged], batch: Batch) -> list[AuditRow]:
     """A row of `audit` for each file. Accepted ones are read back, so that a run which follows a killed one tells the same."""
     taken = _taken(warehouse, found, batch)
-    raw, refused = Counter[str](), Counter[str]()
-    for verdict in found.verdicts:
-        raw[verdict.source_file] += verdict.rows
-        refused[verdict.source_file] += verdict.rows if verdict.reason is not None else 0
     rows = []
-    for file in found.files:
-        name = file.source_file
-        accepted, dates, hours = taken.get(name, (0, [], []))
-        fates = (raw[name], accepted, raw[name] - refused[name] - accepted, refused[name])
-        rows.append((batch.number, found.source.table, name, file.length, file.modified, *fates, dates, hours))
+    for one in found:
+        raw, refused = Counter[str](), Counter[str]()
+        for verdict in one.verdicts:
+            raw[verdict.source_file] += verdict.rows
+            refused[verdict.source_file] += verdict.rows if verdict.reason is not None else 0
+        for file in one.files:
+            name = file.source_file
+            accepted, dates, hours = taken.get((one.source.table, name), (0, [], []))
+            fates = (raw[name], accepted, raw[name] - refused[name] - accepted, refused[name])
+            rows.append((batch.number, one.source.table, name, file.length, file.modified, *fates, dates, hours))
     return rows
 
 
-def store_audit(warehouse: Warehouse, rows: Sequence[tuple[Any, ...]]) -> None:
+def store_audit(warehouse: Warehouse, rows: Sequence[AuditRow]) -> None:
     """Say that the files are done, in one commit."""
     same = f"{_SAME_FILE} AND t.length = s.length"
     warehouse.add_new("audit", warehouse.spark.createDataFrame(rows, _AUDIT), same=same, partition_by=[])
 
 
-def counts_of(rows: Sequence[tuple[Any, ...]]) -> dict[str, int]:
-    """Files, raw, accepted, duplicates and refused of audit rows."""
-    sums = [sum(fate) for fate in zip(*[row[5:9] for row in rows], strict=True)]
-    return {"files": len(rows), **dict(zip(("raw", "accepted", "duplicates", "refused"), sums, strict=True))}
+def counts_of(rows: Sequence[AuditRow], log: str) -> dict[str, int]:
+    """Files, raw, accepted, duplicates and refused of one log."""
+    mine = [row for row in rows if row[1] == log]
+    sums = [sum(row[place] for row in mine) for place in range(5, 9)]
+    return {"files": len(mine), **dict(zip(("raw", "accepted", "duplicates", "refused"), sums, strict=True))}
 
 
-def _taken(warehouse: Warehouse, found: Judged, batch: Batch) -> dict[str, tuple[int, list[date], list[str]]]:
-    """By file: events in the table, the dates they fall on, and the hours in which they or their clicks became known."""
-    if not found.dates:
+def _taken(
+    warehouse: Warehouse, found: Sequence[Judged], batch: Batch
+) -> dict[tuple[str, str], tuple[int, list[date], list[datetime]]]:
+    """By log and file: events in its table, dates of them and of clicks that they carry, hours in which they became known."""
+    parts = []
+    for one in found:
+        names = [file.source_file for file in one.files]
+        tables = [one.source.table, *(["clicks"] if one.source.with_clicks else [])] if one.dates else []
+        for table in tables:
+            mine = warehouse.read(table).where((F.col("batch") > batch.finished) & F.col("source_file").isin(names))
+            if table == one.source.table and one.dates:
+                mine = mine.where(F.col("date").between(*[F.lit(day) for day in one.dates]))
+            own, hour = F.lit(table == one.source.table).alias("own"), F.date_trunc("hour", "known_timestamp").alias("hour")
+            parts.append(mine.select(F.lit(one.source.table).alias("log"), "source_file", own, "date", hour))
+    if not parts:
         return {}
-    first, last = found.dates
-    names = [file.source_file for file in found.files]
-
-    def of(table: str) -> DataFrame:
-        mine = warehouse.read(table).where((F.col("batch") > batch.finished) & F.col("source_file").isin(names))
-        if table == found.source.table:
-            mine = mine.where(F.col("date").between(F.lit(first), F.lit(last)))
-        hour = F.date_trunc("hour", "known_timestamp").alias("hour")
-        return mine.select("source_file", F.lit(table == found.source.table).alias("own"), "date", hour)
-
-    events = of(found.source.table)
-    if found.source.with_clicks:
-        events = events.union(of("clicks"))
-    sums = events.groupBy("source_file").agg(
-        F.count_if("own").alias("accepted"), F.collect_set(F.when(F.col("own"), F.col("date"))), F.collect_set("hour")
-    )
-    return {row[0]: (row[1], sorted(row[2]), sorted(row[3])) for row in sums.collect()}
+    sums = reduce(DataFrame.union, parts).groupBy("log", "source_file").agg(
+        F.count_if("own"), F.collect_set("date"), F.collect_set("hour")
+    )  # fmt: skip
+    return {(row[0], row[1]): (row[2], sorted(row[3]), sorted(row[4])) for row in sums.collect()}

@@ -11,7 +11,7 @@ from typing import Any
 from delta import exceptions as conflicts
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
+from pyspark.sql import DataFrame, DataFrameWriter, Row, SparkSession
 from pyspark.sql import functions as F
 
 from conf.errors import DataError, UnavailableError
@@ -45,6 +45,7 @@ class Warehouse:
     tables: Tables
     id_key: IdKey
     _checked: set[str] = field(default_factory=set)  # tables whose marks were read in this session
+    _few: dict[str, tuple[int, list[Row]]] = field(default_factory=dict)  # version and rows of small tables
 
     def exists(self, table: str) -> bool:
         return table in self._checked or bool(DeltaTable.isDeltaTable(self.spark, self.tables.path(table)))
@@ -96,6 +97,13 @@ class Warehouse:
     def compact(self, table: str) -> None:
         """Join a table's small files; the rows stay as they are."""
         DeltaTable.forPath(self.spark, self.tables.path(table)).optimize().executeCompaction()
+
+    def few(self, table: str) -> list[Row]:
+        """All rows of a table that a person writes or reads, such as `holds`: asked for often, read once a commit."""
+        version = self.version(table)
+        if self._few.get(table, (None, []))[0] != version:
+            self._few[table] = version, self.read(table).collect()
+        return self._few[table][1]
 
     def count(self, table: str) -> int:
         return self.read(table).count()
