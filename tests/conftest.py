@@ -30,7 +30,9 @@ def spark() -> Iterator[SparkSession]:
         if not name.startswith("CLICKODDS_"):
             os.environ[name] = value
     os.environ["SPARK_SUBMIT_OPTS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-    session = SparkSession.builder.appName("clickodds tests").config("spark.sql.shuffle.partitions", 2).getOrCreate()
+    builder = SparkSession.builder.appName("clickodds tests").config("spark.sql.shuffle.partitions", 2)
+    # compiling a plan of a few rows takes longer than interpreting it; jobs started as processes compile, as users' do
+    session = builder.config("spark.sql.codegen.wholeStage", False).getOrCreate()
     yield session
     session.stop()
 
