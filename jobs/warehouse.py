@@ -8,7 +8,6 @@ from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from conf.errors import DataError
 from conf.personal import IdKey
@@ -37,7 +36,7 @@ class Warehouse:
         return self.spark.read.format("delta").load(self.tables.path(table))
 
     def append(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> int:
-        """Add rows in one commit, which makes the table at first. Returns how many."""
+        """Add rows in one commit; makes the table at first. Returns how many."""
         return self._write(table, rows, partition_by, "append")
 
     def replace(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> int:
@@ -52,14 +51,19 @@ class Warehouse:
         return self._newest_commit(table)[0]
 
     def _write(self, table: str, rows: DataFrame, partition_by: Sequence[str], mode: str) -> int:
+        self._create(table, rows, partition_by)
+        rows.write.format("delta").mode(mode).save(self.tables.path(table))
+        return int(self._newest_commit(table)[1]["operationMetrics"]["numOutputRows"])
+
+    def _create(self, table: str, rows: DataFrame, partition_by: Sequence[str]) -> None:
+        """Make the table, empty. With its first rows in the same commit it would be cheaper, but a path that holds the files of a
+        killed write counts as an existing table to Spark, and the next run would be refused."""
         if self.exists(table):
             self._check(table)
-            rows.write.format("delta").mode(mode).save(self.tables.path(table))
-        else:
-            new = rows.writeTo(_by_path(self.tables.path(table))).using("delta")
-            new = new.tableProperty(_CONTRACT, self.tables.contract.hash).tableProperty(_ID_KEY, self.id_key.fingerprint)
-            (new.partitionedBy(*[F.col(name) for name in partition_by]) if partition_by else new).create()
-        return int(self._newest_commit(table)[1]["operationMetrics"]["numOutputRows"])
+            return
+        builder = DeltaTable.createIfNotExists(self.spark).location(self.tables.path(table)).addColumns(rows.schema)
+        builder = builder.property(_CONTRACT, self.tables.contract.hash).property(_ID_KEY, self.id_key.fingerprint)
+        (builder.partitionedBy(*partition_by) if partition_by else builder).execute()
 
     def _newest_commit(self, table: str) -> tuple[int, dict[str, Any]]:
         """Version and `commitInfo` of the newest commit, from Delta's own log file: asking Spark takes a second a time."""
