@@ -52,8 +52,11 @@ class Warehouse:
 
     def _write(self, table: str, rows: DataFrame, partition_by: Sequence[str], mode: str) -> int:
         self._create(table, rows, partition_by)
+        before = self.version(table)
         rows.write.format("delta").mode(mode).save(self.tables.path(table))
-        return int(self._newest_commit(table)[1]["operationMetrics"]["numOutputRows"])
+        version, commit = self._newest_commit(table)
+        # no rows: Delta leaves the figure out, or commits nothing
+        return int(commit["operationMetrics"].get("numOutputRows", 0)) if version > before else 0
 
     def _create(self, table: str, rows: DataFrame, partition_by: Sequence[str]) -> None:
         """Make the table, empty. With its first rows in the same commit it would be cheaper, but a path that holds the files of a
