@@ -12,7 +12,6 @@ from delta import exceptions as conflicts
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameWriter, Row, SparkSession
-from pyspark.sql import functions as F
 
 from conf.errors import DataError, UnavailableError
 from conf.personal import IdKey
@@ -56,8 +55,8 @@ class Warehouse:
         return self.spark.read.format("delta").load(self.tables.path(table))
 
     def append(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> int:
-        """Add rows in one commit, which makes the table at first. Returns how many."""
-        return self._write(table, rows, partition_by, rows.write.mode("append"), {})
+        """Add rows in one commit; makes the table at first. Returns how many."""
+        return self._write(table, rows, partition_by, rows.write.mode("append"))
 
     def add_new(self, table: str, rows: DataFrame, *, same: str, partition_by: Sequence[str]) -> int:
         """Add the rows that have no like in the table, in one commit. Returns how many.
@@ -66,7 +65,7 @@ class Warehouse:
         writers at the same time one raises UnavailableError: Delta checks that what a merge did not find is still not there.
         """
         if not self.exists(table):
-            return self._write(table, rows, partition_by, None, {})
+            return self.append(table, rows, partition_by=partition_by)
         self._check(table)
         target = DeltaTable.forPath(self.spark, self.tables.path(table)).alias("t")
         with _one_of_two_writers(table):
@@ -113,19 +112,27 @@ class Warehouse:
         return self._newest_commit(table)[0]
 
     def _write(
-        self, table: str, rows: DataFrame, partition_by: Sequence[str], writer: DataFrameWriter | None, note: Note
+        self, table: str, rows: DataFrame, partition_by: Sequence[str], writer: DataFrameWriter, note: Note | None = None
     ) -> int:
-        metadata = json.dumps(note) if note else ""
         with _one_of_two_writers(table):
-            if self.exists(table) and writer is not None:
-                self._check(table)
-                writer.format("delta").option("userMetadata", metadata).save(self.tables.path(table))
-            else:
-                new = rows.writeTo(_by_path(self.tables.path(table))).using("delta").option("userMetadata", metadata)
-                new = new.tableProperty(_CONTRACT, self.tables.contract.hash)
-                new = new.tableProperty(_ID_KEY, self.id_key.fingerprint)
-                (new.partitionedBy(*[F.col(name) for name in partition_by]) if partition_by else new).create()
-        return int(self._newest_commit(table)[1]["operationMetrics"]["numOutputRows"])
+            self._create(table, rows, partition_by)
+            before = self.version(table)
+            if note is not None:
+                writer = writer.option("userMetadata", json.dumps(note))
+            writer.format("delta").save(self.tables.path(table))
+        version, commit = self._newest_commit(table)
+        # no rows: Delta leaves the figure out, or commits nothing
+        return int(commit["operationMetrics"].get("numOutputRows", 0)) if version > before else 0
+
+    def _create(self, table: str, rows: DataFrame, partition_by: Sequence[str]) -> None:
+        """Make the table, empty. With its first rows in the same commit it would be cheaper, but a path that holds the files of a
+        killed write counts as an existing table to Spark, and the next run would be refused."""
+        if self.exists(table):
+            self._check(table)
+            return
+        builder = DeltaTable.createIfNotExists(self.spark).location(self.tables.path(table)).addColumns(rows.schema)
+        builder = builder.property(_CONTRACT, self.tables.contract.hash).property(_ID_KEY, self.id_key.fingerprint)
+        (builder.partitionedBy(*partition_by) if partition_by else builder).execute()
 
     def _newest_commit(self, table: str) -> tuple[int, dict[str, Any]]:
         """Version and `commitInfo` of the newest commit, from Delta's own log file: asking Spark takes a second a time."""
