@@ -81,9 +81,7 @@ def _read_csv(spark: SparkSession, files: Files, paths: Sequence[str], past_dama
     return rows.withColumn(CORRUPT, corrupt).select("*", *_origin(), F.lit(None).cast("bigint").alias(POSITION))
 
 
-def _read_json(
-    spark: SparkSession, files: Files, paths: Sequence[str], needed: Sequence[str], past_damage: bool
-) -> DataFrame:
+def _read_json(spark: SparkSession, files: Files, paths: Sequence[str], needed: Sequence[str], past_damage: bool) -> DataFrame:
     schema = T.StructType([T.StructField(name, T.StringType()) for name in dict.fromkeys(needed)])
     options = {**{k: str(v) for k, v in files.options.items()}, "mode": "PERMISSIVE"}
     text = spark.read.option(_PAST_DAMAGE, past_damage).text(list(paths))

@@ -49,7 +49,7 @@ def bad_rows(contract: Contract, log: str, files: Files) -> list[BadRow]:
         BadRow("no id", text({ids: F.lit(None).cast("string")}), ("impression id: missing",)),
         BadRow("a time that is NaN", text({spec.column: F.lit(float("nan"))}), unreadable),
         BadRow("a huge time", text({spec.column: F.lit(_HUGE_TIME).cast("decimal(38,0)")}), unreadable),
-        BadRow("a time in a wrong unit", text({spec.column: time_text(F.floor(us / F.lit(1000)).cast("long"), spec)}),
+        BadRow("a time in a wrong unit", text({spec.column: _in_wrong_unit(us, spec)}),
                (f"{at} time ({spec.column}): not in 2000 to 2099, wrong unit?",)),
         _tenth(contract, log, text),
     ]  # fmt: skip
@@ -70,6 +70,12 @@ def _parts(contract: Contract, log: str) -> tuple[str, EventTime, str, Column]:
         return contract.impressions.id_columns[0], contract.impressions.event_time, "event", F.col("event_us")
     assert contract.clicks.event_time is not None, "a click log has an event time"  # noqa: S101
     return contract.clicks.id_columns[0], contract.clicks.event_time, "click", F.col("click_us")
+
+
+def _in_wrong_unit(us: Column, spec: EventTime) -> Column:
+    """A time of the year 57,987 or so, which is more than Python has, or in text one of 1970."""
+    wrong = us * F.lit(1000) if spec.unit is not None else F.floor(us / F.lit(1000)).cast("long")
+    return time_text(wrong, spec)
 
 
 def _miscounted(whole: Column, files: Files) -> BadRow:

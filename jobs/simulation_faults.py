@@ -1,6 +1,6 @@
 """A fault run's events and deliveries: clicks of every fate by two clocks, each row delivered several times over shuffled files.
 
-Times are cut off to the log's own grain before any fate is told, so that what the books say is what a reader of the files sees.
+Times are brought to the log's own grain before any fate is told, so that what the books say is what a reader of the files sees.
 Every fate is told from the drawn times by the rule itself, never from what a draw was meant to bring about.
 """
 
@@ -67,12 +67,12 @@ def with_fault_clicks(contract: Contract, plan: Plan, faults: Faults, *, base: f
     def transform(events: DataFrame) -> DataFrame:
         events = events.withColumn("event_us", _in_grain(F.col("event_us"), contract.impressions.event_time))
         after = microseconds(spec.after) if spec.after is not None else 0
-        known = F.col("event_us") + F.lit(after) if spec.time is None else _in_grain(F.col("known_us"), spec.time)
+        event = F.col("event_us")
+        known = event + F.lit(after) if spec.time is None else _known(F.col("known_us"), spec.time, event=event)
         events = events.withColumn("known_us", known)
         events = events.transform(_with_drawn_clicks(contract, plan, faults, base))
 
         own = F.filter("drawn", lambda c: c["of"] == F.col("id"))
-        event = F.col("event_us")
 
         def fate(click: Column) -> Column:
             told = F.when(click["click_us"] < event - F.lit(skew), "before")
@@ -120,10 +120,9 @@ def _with_drawn_clicks(contract: Contract, plan: Plan, faults: Faults, base: flo
 
         def click(n: int, of: Column, later: Column, arrived: Column) -> Column:
             way = exponential_us(plan, f"click {n} known", number, mean_us=KNOWN_DELAY_US)
-            return F.struct(
-                F.lit(n).alias("n"), of.alias("of"), _in_grain(happened + offset + later, at).alias("click_us"),
-                _in_grain(arrived + way, known_at).alias("known_us"),
-            )  # fmt: skip
+            clicked = _in_grain(happened + offset + later, at)
+            known = _known(arrived + way, known_at, event=clicked)
+            return F.struct(F.lit(n).alias("n"), of.alias("of"), clicked.alias("click_us"), known.alias("known_us"))
 
         pause = F.lit(AGAIN_US) + exponential_us(plan, "second click", number, mean_us=AGAIN_MEAN_US)
         again = uniform(plan, "clicks again", number) < F.lit(REPEATS)
@@ -196,7 +195,8 @@ def second_lines(contract: Contract, plan: Plan, log: str) -> Transform:
 
     def transform(rows: DataFrame) -> DataFrame:
         later = exponential_us(plan, f"{log} redelivery", *_by(log), mean_us=REDELIVERY_DELAY_US)
-        rows = rows.where("again").withColumn(known, F.col(known) if spec is None else _in_grain(F.col(known) + later, spec))
+        later_known = F.col(known) if spec is None else _known(F.col(known) + later, spec, event=F.col(known))
+        rows = rows.where("again").withColumn(known, later_known)
         return rows.transform(_written(contract, log, F.array(F.lit(GOOD))))
 
     return transform
@@ -234,5 +234,15 @@ def _by(log: str) -> tuple[Column, ...]:
 
 def _in_grain(us: Column, spec: EventTime) -> Column:
     """Microseconds cut off to what the column can say."""
-    grain = UNIT_US[spec.unit] if spec.unit is not None else 1
+    grain = _grain(spec)
     return us - F.pmod(us, F.lit(grain)) if grain > 1 else us
+
+
+def _known(us: Column, spec: EventTime, *, event: Column) -> Column:
+    """Microseconds rounded up to what the column can say, and never before the event, whose clock may be ahead."""
+    at, grain = F.greatest(us, event), _grain(spec)
+    return at + F.pmod(-at, F.lit(grain)) if grain > 1 else at
+
+
+def _grain(spec: EventTime) -> int:
+    return UNIT_US[spec.unit] if spec.unit is not None else 1

@@ -7,7 +7,7 @@ import random
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +195,3 @@ def _value_of(context: Context, name: str) -> Callable[[Row], Any]:
     if context.contract.columns[name].personal:
         return lambda row: context.id_key.digest(row[name])
     return lambda row: row[name]
-
-
-def newest(log: Path) -> datetime:
-    """Where the log's clock stands, by the books."""
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=read_books(log)["labels"]["as_of_us"])

@@ -32,7 +32,7 @@ def faulty(
     return contract, log
 
 
-@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize(("faulty", "batches"), [("json", 1), ("json", 3), ("csv", 2)], indirect=["faulty"])
 def test_every_count_is_the_books(spark: SparkSession, faulty: tuple[Contract, Path], tmp_path: Path, batches: int) -> None:
     contract, log = faulty
     context = context_in(tmp_path, spark, contract)
@@ -50,6 +50,21 @@ def test_the_books_know_every_fault(faulty: tuple[Contract, Path]) -> None:
         expected = {reason for kind in kinds for reason in kind.reasons}
         assert expected == set(books[name]["refused"]) - {"rest of the file: unreadable"}
         assert books[name]["duplicates"] > 0.8 * books[name]["events"]
+
+
+def test_the_same_arguments_give_the_same_bytes(spark: SparkSession, faulty: tuple[Contract, Path], tmp_path: Path) -> None:
+    contract, log = faulty
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    spark.conf.set("spark.sql.shuffle.partitions", 7)  # as on a machine of another size
+    try:
+        write_log(spark, contract, PLAN, str(tmp_path / "log"))
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", str(before))
+    assert contents(tmp_path / "log") == contents(log)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
