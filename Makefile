@@ -1,7 +1,7 @@
 # Needs make, any Python from 3.9 on, and bash for Spark's own scripts. Java and Redis come as wheels where the machine has none.
 # CONTRACT and DATA choose the log of `make demo`; without them it simulates one.
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test soak-log lint bench bench-asof env lock clean
+.PHONY: help install demo serve test soak-log lint bench bench-asof bench-log env lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -36,11 +36,14 @@ soak-log: $(INSTALLED) ## three simulated logs of 300,000 impressions with every
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy
 
-bench: $(INSTALLED) bench-asof ## the measurements of bench/, one line of JSON each
+bench: $(INSTALLED) bench-asof bench-log ## the measurements of bench/, one line of JSON each
 	@$(BIN)/python bench/demo.py
 
 bench-asof: $(INSTALLED) ## our as-of join against Feast and DuckDB, into docs/benchmarks.md; ARGS='--impressions 100000'
 	@$(BIN)/python -m bench.asof $(ARGS)
+
+bench-log: $(INSTALLED) ## the log's jobs at 10^6, 3 x 10^6 and 10^7 impressions, into docs/benchmarks.md; about two hours
+	@$(BIN)/python -m bench.log $(ARGS)
 
 env: $(INSTALLED) ## variables for spark-submit and feast by hand: eval "$(make env)"
 	@$(BIN)/python -m conf.environment

@@ -70,4 +70,3 @@ def test_rounds_move_what_is_new_and_fill_a_redis_that_lost_its_data(
     deliver(6)
     with pytest.raises(UnavailableError, match=r"does not answer|redis at"):
         hourly(Context(nowhere, contract, context.warehouse, context.id_key), arguments)
-

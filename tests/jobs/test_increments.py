@@ -1,10 +1,8 @@
 """A log that comes in pieces ends in the same tables as the same log at once; what the breaker holds stays out until released."""
 
-import argparse
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyspark.sql import functions as F
@@ -12,47 +10,15 @@ from pyspark.sql import functions as F
 from conf.contract import CLOCK, Contract
 from conf.errors import HeldError, UnavailableError
 from conf.lease import lease
-from jobs.build_training_set import build_training_set
 from jobs.command import Context
 from jobs.count import count
 from jobs.ingest import ingest
 from jobs.label import label
 from jobs.release import release
+from tests.increments import BELOW, DAY_MS, arguments, contents, days_of_log
 from tests.logs import changed, click, impression, write_lines
 
 Make = Callable[[Contract], Context]
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
-BELOW = (label, count, build_training_set)
-
-
-def arguments(**values: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"as_of": None, "full": False} | values)
-
-
-def contents(context: Context) -> dict[str, Any]:
-    """Each table below ingest: rows, and the sum of their hashes."""
-    names = [*context.warehouse.tables.made_by]
-    found = {}
-    for table in names[names.index("labels") :]:
-        rows = context.warehouse.read(table)
-        whole = F.xxhash64(*rows.columns).cast("decimal(38,0)").alias("row")
-        found[table] = tuple(rows.select(whole).agg(F.count("*"), F.sum("row")).collect()[0])
-    return found
-
-
-def days_of_log(days: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Impressions and clicks of a few users over `days`; some known hours late, some clicks past the window."""
-    rng = random.Random(seed)
-    shown, clicked = [], []
-    for number in range(days * 40):
-        at = rng.randrange(days * DAY_MS)
-        known = at + rng.choice([0, 500, HOUR_MS, 20 * HOUR_MS])
-        who, ad = f"u{rng.randrange(4)}", f"a{rng.randrange(3)}"
-        shown.append(impression(number, at, received_at=known, user_id=who, ad_id=ad))
-        if rng.random() < 0.4:
-            later = at + rng.choice([1, 60_000, HOUR_MS, 3 * HOUR_MS])
-            clicked.append(click(number, later, later + rng.choice([0, HOUR_MS, 5 * HOUR_MS])))
-    return shown, clicked
 
 
 def test_pieces_in_any_order_end_as_the_whole(make_context: Make, demo_contract: Contract, tmp_path: Path) -> None:

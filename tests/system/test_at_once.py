@@ -1,0 +1,76 @@
+"""Ingests that run at the same time, on one machine and on two, beside a label job: no row is lost or doubled."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from conf.contract import Contract
+from conf.environment import environment
+from conf.settings import ROOT
+from jobs.command import Context
+from jobs.ingest import ingest
+from jobs.label import label
+from tests.conftest import ID_KEY_HEX
+from tests.increments import BELOW, arguments, contents, days_of_log
+from tests.logs import as_yaml, changed, write_lines
+
+PIECES = 3
+
+
+def test_ingests_at_once_neither_lose_nor_double_a_row(
+    make_context: Callable[[Contract], Context], demo_contract: Contract, tmp_path: Path
+) -> None:
+    parts: Mapping[str, Any] = {"windows": ["1h", "6h"], "keys": {"ad": ["ad_id"]}}
+    whole = make_context(changed(demo_contract, name="whole", **parts))
+    at_once = make_context(changed(demo_contract, name="at_once", **parts))
+    shown, clicked = days_of_log(3, seed=7)
+    folder = tmp_path / "pieces"
+
+    def deliver(piece: int) -> None:
+        for log, rows in (("impressions", shown), ("clicks", clicked)):
+            of_piece = [row for n, row in enumerate(rows) if n * PIECES // len(rows) == piece]
+            write_lines(folder / f"{log}-{piece}.json", of_piece)
+
+    for piece in range(PIECES):
+        deliver(piece)
+    for job in (ingest, *BELOW):
+        job(whole, arguments(data=str(folder)))
+    for path in folder.iterdir():
+        path.unlink()
+
+    deliver(0)
+    ingest(at_once, arguments(data=str(folder)))
+    deliver(1)
+    here = at_once.settings.state
+    codes = _ingests(at_once, folder, [here, here], meanwhile=lambda: label(at_once, arguments()))
+    assert sorted(codes) == [0, 75], "one wins, the other says who is at it"
+    deliver(2)
+    # a state folder each is what two machines have: no lease stands between them
+    codes = _ingests(at_once, folder, [here, tmp_path / "elsewhere"], meanwhile=lambda: None)
+    assert 0 in codes
+    assert set(codes) <= {0, 75}
+    for job in (ingest, *BELOW):
+        job(at_once, arguments(data=str(folder)))
+    assert contents(at_once) == contents(whole)
+    for table in ("impressions", "clicks", "audit"):
+        assert at_once.warehouse.count(table) == whole.warehouse.count(table), table
+
+
+def _ingests(context: Context, folder: Path, states: Iterable[Path], meanwhile: Callable[[], object]) -> list[int]:
+    """Exit codes of one ingest for each state folder, all started together."""
+    contract_file = context.settings.state / "at_once.yaml"
+    contract_file.write_text(as_yaml(context.contract))
+    settings = context.settings.model_copy(update={"contract": contract_file})
+    own = {"CLICKODDS_WAREHOUSE": str(settings.warehouse), "CLICKODDS_ID_KEY": ID_KEY_HEX}
+    env = {**os.environ, **environment(settings), **own}
+    command = ["spark-submit", str(ROOT / "jobs" / "ingest.py"), "--data", str(folder)]
+    running = [
+        subprocess.Popen(command, env={**env, "CLICKODDS_STATE": str(state)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for state in states
+    ]
+    meanwhile()
+    said = [process.communicate(timeout=300)[0].decode() for process in running]
+    assert all(process.returncode in (0, 75) for process in running), "\n".join(said)
+    return [process.returncode for process in running]
