@@ -72,10 +72,7 @@ def fates(impressions: DataFrame, clicks: DataFrame, label: Label, *, within: ti
     days = F.lit(within.days)
     near = (clicked.impression_id == shown.impression_id) & (F.abs(F.datediff("date", "shown_on")) <= days)
     event, click = F.col("event_timestamp"), F.col("click_timestamp")
-    good = (
-        click.between(later(event, -label.skew), later(event, label.attribution_window))
-        & (F.col("click_known") <= later(event, label.attribution_window + label.allowed_lateness))
-    )
+    good = in_window(label) & in_time(label)
     of_impression = Window.partitionBy(clicked.impression_id, "event_timestamp")
     first = F.min(F.when(good, F.struct("click_known", "click_timestamp"))).over(of_impression)
     fate = (

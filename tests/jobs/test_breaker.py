@@ -4,8 +4,14 @@ import math
 import random
 from datetime import UTC, date, datetime, timedelta
 
-from conf.contract import HOUR, Limits
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from conf.contract import HOUR, Contract, Limits
 from jobs.breaker import HourCounts, alarms
+from jobs.simulate import drawn_events
+from jobs.simulation import Plan, base_log_odds, with_clicks
 
 LIMITS = Limits(volume=(0.5, 2.0), click_rate=(0.5, 2.0))
 START = datetime(2026, 3, 2, 7, tzinfo=UTC)  # a log seldom starts at midnight
@@ -31,6 +37,18 @@ def changed(hours: dict[datetime, HourCounts], day: date, *, volume: float = 1, 
         at: HourCounts(round(n.impressions * volume), round(n.clicks * volume * clicks)) if at.date() == day else n
         for at, n in hours.items()
     }
+
+
+def simulated(spark: SparkSession, contract: Contract, days: int, seed: int) -> dict[datetime, HourCounts]:
+    """The hours of a log as jobs/simulate.py draws it: a daily cycle, and a click rate that drifts."""
+    plan = Plan(impressions=2_000 * days, days=days, seed=seed)
+    events = drawn_events(spark, contract, plan).transform(
+        with_clicks(contract, plan, base=base_log_odds({-1: 1, 0: 1}, bins_a_unit=1))
+    )
+    kinds = F.array(F.struct(F.col("event_us").alias("at"), F.lit(0).alias("click")), F.struct("click_us", F.lit(1)))
+    hours = events.select(F.inline(kinds)).groupBy(F.floor(F.col("at") / F.lit(3_600_000_000)).alias("hour"))
+    counted = hours.agg(F.count_if("click = 0"), F.count_if("click = 1")).where("hour is not null").collect()
+    return {datetime.fromtimestamp(int(hour) * 3600, UTC): HourCounts(shown, clicks) for hour, shown, clicks in counted}
 
 
 def judged(hours: dict[datetime, HourCounts], days: list[date]) -> dict[date, list[str]]:
@@ -92,3 +110,13 @@ def test_limits_that_are_not_declared_are_not_judged() -> None:
     day = date(2026, 3, 20)
     hours = changed(log(20, 1), day, volume=0.1, clicks=9)
     assert alarms(hours, [day], Limits(), passed=max(hours) + HOUR) == {}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_simulated_month_raises_no_alarm_but_for_its_bad_days(spark: SparkSession, demo_contract: Contract, seed: int) -> None:
+    hours = simulated(spark, demo_contract, 30, seed)
+    days = sorted({at.date() for at in hours})
+    assert judged(hours, days) == {}
+    for day in days[10:30:6]:
+        assert "click rate" in " ".join(judged(changed(hours, day, clicks=3), [day])[day])
+        assert "volume" in " ".join(judged(changed(hours, day, volume=1 / 3), [day])[day])
