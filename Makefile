@@ -30,8 +30,8 @@ serve: $(INSTALLED) ## keep serving what the newest finished demo promoted, unti
 test: $(INSTALLED) ## the tests; ARGS='-k label -x' goes to pytest
 	@$(ENV) && unset CLICKODDS_CONTRACT CLICKODDS_PROJECT CLICKODDS_STATE CLICKODDS_REDIS && $(BIN)/python -m pytest $(ARGS)
 
-soak-log: $(INSTALLED) ## three simulated logs of 300,000 impressions with every fault, against their own books; about an hour
-	@$(MAKE) test ARGS='-m soak tests/soak $(ARGS)'
+soak-log: $(INSTALLED) ## logs of 300,000 impressions with every fault, against their own books; jobs killed at 20 moments; two hours
+	@$(MAKE) test ARGS='-n0 -m soak tests/soak $(ARGS)'
 
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy

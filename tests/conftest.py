@@ -24,15 +24,21 @@ REAL_LOGS = Path(os.environ.get("CLICKODDS_REAL_LOGS", Path(__file__).resolve().
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    """local[2], UTC, Delta: conf/spark-defaults.conf, with two shuffle partitions and a compiler that warms up fast."""
+    """local[2], UTC, Delta: conf/spark-defaults.conf, set for plans of few rows."""
     settings = load_settings()
     for name, value in environment(settings).items():
         if not name.startswith("CLICKODDS_"):
             os.environ[name] = value
-    os.environ["SPARK_SUBMIT_OPTS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-    builder = SparkSession.builder.appName("clickodds tests").config("spark.sql.shuffle.partitions", 2)
-    # compiling a plan of a few rows takes longer than interpreting it; jobs started as processes compile, as users' do
-    session = builder.config("spark.sql.codegen.wholeStage", False).getOrCreate()
+    os.environ["SPARK_SUBMIT_OPTS"] = "-XX:+UseSerialGC"
+    # compiling and replanning take longer than a few rows do; jobs started as processes do both, as users' do
+    small = {
+        "spark.sql.shuffle.partitions": 2,
+        "spark.databricks.delta.snapshotPartitions": 1,
+        "spark.sql.adaptive.enabled": False,
+        "spark.sql.codegen.wholeStage": False,
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    }
+    session = SparkSession.builder.appName("clickodds tests").config(map=small).getOrCreate()
     yield session
     session.stop()
 

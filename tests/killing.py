@@ -22,12 +22,12 @@ from tests.conftest import ID_KEY_HEX
 from tests.logs import changed
 
 PLAN: dict[str, Any] = {"impressions": 4_000, "days": 2, "seed": 3, "duplicates": 0.05, "corrupt": 0.01}
-RECIPE = {"seeds": 2, "max_rounds": 15}
+RECIPE = {"seeds": 1, "max_rounds": 15}
 ON_THE_LOG = ("ingest", "label", "count", "build_training_set")
 
 
 def killed_contract(demo: Contract) -> Contract:
-    return changed(demo, name="killed", windows=["1h", "6h"], keys={"ad": ["ad_id"], "user": ["user_id"]})
+    return changed(demo, name="killed", windows=["1h", "6h"], keys={"ad": ["ad_id"]})
 
 
 def small(context: Context) -> Context:
