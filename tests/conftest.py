@@ -31,7 +31,7 @@ def spark() -> Iterator[SparkSession]:
             os.environ[name] = value
     os.environ["SPARK_SUBMIT_OPTS"] = "-XX:+UseSerialGC"
     # compiling and replanning take longer than a few rows do; jobs started as processes do both, as users' do
-    small = {
+    small: dict[str, bool | float | int | str | None] = {
         "spark.sql.shuffle.partitions": 2,
         "spark.databricks.delta.snapshotPartitions": 1,
         "spark.sql.adaptive.enabled": False,
