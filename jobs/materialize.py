@@ -20,6 +20,7 @@ from jobs.command import Context, log
 from jobs.touched import date_rebuilt
 
 _HOUR_US = 3_600_000_000
+_FEAST_SETS = "spark.sql.parser.quotedRegexColumnNames"  # in the session it is given; Delta's own queries fail under it
 
 
 def materialize(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
@@ -76,6 +77,8 @@ def _feature_store(context: Context) -> Iterator[Any]:
         raise UnavailableError(error.format_message()) from error
     except redis.RedisError as error:
         raise UnavailableError(f"redis at {context.settings.redis}: {error}; start it, or set CLICKODDS_REDIS") from error
+    finally:
+        context.warehouse.spark.conf.unset(_FEAST_SETS)
 
 
 def _clock(store: Any) -> int | None:

@@ -45,7 +45,10 @@ def simulated(spark: SparkSession, contract: Contract, days: int, seed: int) -> 
     events = drawn_events(spark, contract, plan).transform(
         with_clicks(contract, plan, base=base_log_odds({-1: 1, 0: 1}, bins_a_unit=1))
     )
-    kinds = F.array(F.struct(F.col("event_us").alias("at"), F.lit(0).alias("click")), F.struct("click_us", F.lit(1)))
+    kinds = F.array(
+        F.struct(F.col("event_us").alias("at"), F.lit(0).alias("click")),
+        F.struct(F.col("click_us").alias("at"), F.lit(1).alias("click")),
+    )
     hours = events.select(F.inline(kinds)).groupBy(F.floor(F.col("at") / F.lit(3_600_000_000)).alias("hour"))
     counted = hours.agg(F.count_if("click = 0"), F.count_if("click = 1")).where("hour is not null").collect()
     return {datetime.fromtimestamp(int(hour) * 3600, UTC): HourCounts(shown, clicks) for hour, shown, clicks in counted}
