@@ -134,7 +134,7 @@ def _read(spark: SparkSession, folder: str, source: LogSource, files: Sequence[L
 def _with_verdicts(rows: DataFrame, source: LogSource) -> tuple[DataFrame, list[Verdict]]:
     """The judged rows, kept in memory or on disk, and an entry for each file and reason: reads every row once."""
     judged_rows = rows.transform(source.events).persist(StorageLevel.MEMORY_AND_DISK)
-    day = F.to_date(source.dated_by)
+    day = F.when(F.col(REASON).isNull(), F.to_date(source.dated_by))  # a refused row's may be beyond what Python can hold
     try:
         counted = judged_rows.groupBy("source_file", REASON).agg(F.count("*"), F.min(day), F.max(day)).collect()
         return judged_rows, [Verdict(*row) for row in counted]

@@ -50,7 +50,7 @@ def simulated(spark: SparkSession, contract: Contract, days: int, seed: int) -> 
         F.struct(F.col("click_us").alias("at"), F.lit(1).alias("click")),
     )
     hours = events.select(F.inline(kinds)).groupBy(F.floor(F.col("at") / F.lit(3_600_000_000)).alias("hour"))
-    counted = hours.agg(F.count_if("click = 0"), F.count_if("click = 1")).where("hour is not null").collect()
+    counted = hours.agg(F.count_if(F.col("click") == 0), F.count_if(F.col("click") == 1)).where("hour is not null").collect()
     return {datetime.fromtimestamp(int(hour) * 3600, UTC): HourCounts(shown, clicks) for hour, shown, clicks in counted}
 
 
