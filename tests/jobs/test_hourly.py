@@ -59,14 +59,25 @@ def test_rounds_move_what_is_new_and_fill_a_redis_that_lost_its_data(
         deliver(5)
         assert hourly(context, arguments)["hours materialized"] >= 3
         assert client.dbsize() == first + 1, "one ad more"
-        filled = {key: client.hgetall(key) for key in client.keys()}
+        deliver(6)
+        hourly(context, arguments)
+        before = held_by(client)
+        late = [impression(f"late-{n}", 5 * HOUR_MS + n, ad_id="a5") for n in range(3)]
+        write_lines(data / "impressions-late.json", late)
+        hourly(context, arguments)
+        corrected = held_by(client)
+        assert corrected != before, "a late file changes an hour that Redis had"
         client.flushall()
         assert hourly(context, arguments)["hours materialized"] >= 4
-        assert {key: client.hgetall(key) for key in client.keys()} == filled, "a Redis that lost its data is filled anew"
+        assert held_by(client) == corrected, "a Redis that lost its data is filled anew"
         with lease(settings.state / "leases", "hourly-rounds"), pytest.raises(UnavailableError, match="is at it"):
             hourly(context, arguments)
         client.close()
     nowhere = settings.model_copy(update={"redis": f"127.0.0.1:{free_port()}"})
-    deliver(6)
+    deliver(7)
     with pytest.raises(UnavailableError, match=r"does not answer|redis at"):
         hourly(Context(nowhere, contract, context.warehouse, context.id_key), arguments)
+
+
+def held_by(client: Any) -> dict[bytes, dict[bytes, bytes]]:
+    return {key: client.hgetall(key) for key in client.keys()}
