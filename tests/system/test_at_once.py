@@ -1,20 +1,17 @@
 """Ingests that run at the same time, on one machine and on two, beside a label job: no row is lost or doubled."""
 
-import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from conf.contract import Contract
-from conf.environment import environment
 from conf.settings import ROOT
 from jobs.command import Context
 from jobs.ingest import ingest
 from jobs.label import label
-from tests.conftest import ID_KEY_HEX
 from tests.increments import arguments, days_of_log
-from tests.killing import table_contents
+from tests.killing import submitted, table_contents
 from tests.logs import as_yaml, changed, write_lines
 
 PIECES = 3
@@ -64,8 +61,7 @@ def _ingests(context: Context, folder: Path, states: Iterable[Path], meanwhile: 
     contract_file = context.settings.state / "at_once.yaml"
     contract_file.write_text(as_yaml(context.contract))
     settings = context.settings.model_copy(update={"contract": contract_file})
-    own = {"CLICKODDS_WAREHOUSE": str(settings.warehouse), "CLICKODDS_ID_KEY": ID_KEY_HEX}
-    env = {**os.environ, **environment(settings), **own}
+    env = submitted(settings) | {"CLICKODDS_WAREHOUSE": str(settings.warehouse)}
     command = ["spark-submit", str(ROOT / "jobs" / "ingest.py"), "--data", str(folder)]
     running = [
         subprocess.Popen(command, env={**env, "CLICKODDS_STATE": str(state)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
