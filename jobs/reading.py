@@ -1,5 +1,6 @@
 """Reads a log's files as text columns: nothing is interpreted here, so that nothing unreadable is lost here."""
 
+import re
 from collections.abc import Sequence
 
 from pyspark.sql import DataFrame, SparkSession
@@ -25,7 +26,7 @@ def list_files(spark: SparkSession, folder: str, files: Files) -> DataFrame:
     below, _, pattern = files.files.rpartition("/")
     reader = spark.read.format("binaryFile").option("pathGlobFilter", pattern).option("recursiveFileLookup", "true")
     try:
-        found = reader.load(f"{folder.rstrip('/')}/{below}" if below else folder)
+        found = reader.load(f"{_literal(folder.rstrip('/'))}/{below}" if below else _literal(folder))
     except Exception as error:
         raise DataError(f"{folder}: cannot be read, expected a folder with the log's files ({type(error).__name__})") from None
     name = F.substring_index(F.col("path"), _base(spark, folder) + "/", -1)
@@ -40,18 +41,24 @@ def read_rows(
     needed: the raw columns that the contract names. past_damage: take what can be read of a damaged file, and leave out the
     rest, instead of failing at it (jobs/damage.py). Raises DataError where a CSV header or a Parquet schema lacks one.
     """
+    names = [_literal(path) for path in paths]
     match files.format:
         case "csv":
-            rows = _read_csv(spark, files, paths, past_damage)
+            rows = _read_csv(spark, files, names, past_damage)
         case "json":
-            rows = _read_json(spark, files, paths, needed, past_damage)
+            rows = _read_json(spark, files, names, needed, past_damage)
         case "parquet":
-            rows = _read_parquet(spark, files, paths)
+            rows = _read_parquet(spark, files, names)
     if lacking := [name for name in needed if name not in rows.columns]:
         there = ", ".join(name for name in rows.columns if name not in OWN)
         raise DataError(f"{paths[0]}: lacks the column(s) {', '.join(lacking)} that the contract names; found {there}")
     decoded = F.url_decode(F.replace(F.col(FILE), F.lit("+"), F.lit("%2B")))  # Spark's metadata column encodes names
     return rows.withColumn(FILE, F.substring_index(decoded, _base(spark, folder) + "/", -1))
+
+
+def _literal(path: str) -> str:
+    """The path as Spark takes it for itself, not for a pattern."""
+    return re.sub(r"([\\\[\]{}*?])", r"\\\1", path)
 
 
 def _base(spark: SparkSession, folder: str) -> str:

@@ -78,7 +78,7 @@ def write_parquet(folder: Path, when: pa.Array) -> None:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -137,6 +137,15 @@ def test_every_shape_of_log_gives_the_same_events(spark: SparkSession, tmp_path:
     assert [(c.impression_id, c.known_timestamp.replace(tzinfo=UTC)) for c in clicks] == [
         ("7", datetime(2026, 3, 1, 10, 30, tzinfo=UTC))
     ]
+
+
+def test_marks_of_patterns_in_names_are_plain_characters(spark: SparkSession, tmp_path: Path) -> None:
+    impressions, write = SHAPES["json, epoch milliseconds"]
+    folder = _made(tmp_path / "day [1]" / "{a,b}")
+    write(folder)
+    for data, files in ((folder, "*.json"), (tmp_path / "day [1]", "*/*.json")):
+        judged = events(spark, data, contract_of(**(impressions | {"files": files})))
+        assert [row.source_file for row in judged.collect()] == ["log.json" if data == folder else "{a,b}/log.json"] * 2
 
 
 def test_batch_text_is_the_requests_canonical_text(spark: SparkSession, tmp_path: Path) -> None:
