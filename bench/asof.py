@@ -43,7 +43,7 @@ def main() -> int:
             **_measured("feast_spark", folder, FEW, 1),
         }
     result = {
-        "bench": "asof", "impressions": args.impressions, "feast_impressions": args.feast_impressions,
+        "bench": "asof", "impressions": args.impressions, "feast_impressions": args.feast_impressions, "rounds": args.rounds,
         **{what: {name: row[what] for name, row in rows.items()} for what in ("cpu_s", "wall_s", "peak_mib", "right")},
     }  # fmt: skip
     if not args.no_page:
@@ -101,16 +101,17 @@ def _page(result: dict[str, Any]) -> str:
     return f"""## As-of join
 
 Impressions with three sparse hourly histories of 1.9, 0.5 and 0.06 million rows (user; ad and placement; ad), each of seven
-integer columns, ttl 7 days. `make bench-asof` made this section, on {machine()}. CPU seconds are those of the whole process
-tree; peak memory is the largest sum of PSS from start to end, warm-up and checks of the engine included.
+integer columns, ttl 7 days. `make bench-asof` made this section, on {machine()}.
+CPU seconds are those of the whole process tree; peak memory is the largest sum of PSS from start to end, warm-up and checks of
+the engine included.
 
 | engine | impressions | CPU s | wall s | peak MiB | right |
 |---|---|---|---|---|---|
 {table}
 
-A run warms up, the next ones count (median; of Feast, one). "Unwritten" goes to Spark's noop sink, DuckDB's into an Arrow table
-in memory, on 2 threads. Right: equal in every row and value to a bisection in plain Python. Feast counts a row in that is as old
-as its ttl to the microsecond, and DuckDB knows no `created`; the rows have neither case, so that the results can be equal.
+A run warms up, the next {result["rounds"]} count (median; of Feast, one). "Unwritten" goes to Spark's noop sink, DuckDB's into
+an Arrow table in memory, on 2 threads. Right: equal in every row and value to a bisection in plain Python. Feast counts a row in
+that is as old as its ttl to the microsecond, and DuckDB knows no `created`; the rows have neither case, so that the results can be equal.
 """
 
 

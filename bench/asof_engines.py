@@ -94,6 +94,7 @@ def _feast_spark(folder: Path, impressions: str, rounds: int) -> _Costs:
         store = FeatureStore(
             config=RepoConfig(
                 project="bench", provider="local", registry=str(folder / "registry.db"),
+                online_store={"type": "sqlite", "path": str(folder / "online.db")},
                 offline_store=SparkOfflineStoreConfig(), entity_key_serialization_version=3,
             )
         )  # fmt: skip
