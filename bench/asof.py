@@ -111,7 +111,8 @@ the engine included.
 
 A run warms up, the next {result["rounds"]} count (median; of Feast, one). "Unwritten" goes to Spark's noop sink, DuckDB's into
 an Arrow table in memory, on 2 threads. Right: equal in every row and value to a bisection in plain Python. Feast counts a row in
-that is as old as its ttl to the microsecond, and DuckDB knows no `created`; the rows have neither case, so that the results can be equal.
+that is as old as its ttl to the microsecond, and DuckDB knows no `created`; the rows have neither case, so that the results can
+be equal.
 """
 
 
