@@ -67,7 +67,7 @@ def contents(context: Context) -> dict[str, Any]:
 
 
 def killed(job: str, arguments: list[str], env: dict[str, str], after_s: float) -> None:
-    """Start a job, and kill its whole process group so long after it began its work; one that is done by then must be well done."""
+    """Start a job, and kill its whole process group so long after it began; one that has ended by then must have ended well."""
     command = ["spark-submit", str(ROOT / "jobs" / f"{job}.py"), *arguments]
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
