@@ -35,8 +35,8 @@ from jobs.warehouse import EVERYTHING, Warehouse
 def count(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     """Write `counters_<key>` of every key and `clock`; counts of events read and of rows of each table."""
     warehouse, contract = context.warehouse, context.contract
+    seen = seen_now(warehouse)  # before the events: what an ingest adds in between, the next run takes up
     impressions, clicks = admitted(warehouse, "impressions"), admitted(warehouse, "clicks")
-    seen = seen_now(warehouse)
     newest = newest_known(impressions, clicks)
     if newest is None:
         raise DataError("impressions: no row is admitted, expected at least one: see the table holds, and jobs/release.py")

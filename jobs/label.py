@@ -29,8 +29,8 @@ def label(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     """Write `labels` and `click_fates`; counts of labels, and of the clicked ones."""
     warehouse, contract = context.warehouse, context.contract
     rule = contract.label
+    seen = seen_now(warehouse)  # before the events: what an ingest adds in between, the next run takes up
     impressions, clicks = admitted(warehouse, "impressions"), admitted(warehouse, "clicks")
-    seen = seen_now(warehouse)
     newest = newest_known(impressions, clicks)
     if newest is None:
         raise DataError("impressions: no row is admitted, expected at least one: see the table holds, and jobs/release.py")

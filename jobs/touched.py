@@ -26,6 +26,7 @@ def last_note(warehouse: Warehouse, table: str) -> Note:
 
 def seen_now(warehouse: Warehouse) -> dict[str, int]:
     """Ingest's newest finished batch and newest hold entry: take it before the events are read."""
+    warehouse.read("impressions")  # says that ingest must run first
     newest = warehouse.read("audit").agg(F.max("batch")).collect()[0][0]
     return {"batch": newest or 0, "entry": changed_batches(warehouse, 0)[0]}
 
