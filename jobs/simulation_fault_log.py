@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from conf.contract import Contract
 from jobs.landing import TRUTH, Landing, file_name
+from jobs.reading import REST_UNREADABLE
 from jobs.simulation import Faults, Plan, Transform, microseconds
 from jobs.simulation_bad_rows import reasons
 from jobs.simulation_faults import (
@@ -25,7 +26,6 @@ from jobs.simulation_rows import column_value, has_header, impression_id, logs
 
 FAULTS_CTR = 0.2  # so that a short log has clicks of every fate
 CLICKS = f"{TRUTH}/clicks"
-REST_UNREADABLE = "rest of the file: unreadable"
 EVENTS_A_FILE, MAX_FILES = 20_000, 512
 _IN_THE_CUT_FILE = 2_000
 

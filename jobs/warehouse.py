@@ -93,10 +93,6 @@ class Warehouse:
         changed = [row for row in rows if row.operation not in _LEAVES_ROWS_ALONE]
         return [(row.version, json.loads(row.userMetadata) if row.userMetadata else {}) for row in changed]
 
-    def compact(self, table: str) -> None:
-        """Join a table's small files; the rows stay as they are."""
-        DeltaTable.forPath(self.spark, self.tables.path(table)).optimize().executeCompaction()
-
     def few(self, table: str) -> list[Row]:
         """All rows of a table that a person writes or reads, such as `holds`: asked for often, read once a commit."""
         version = self.version(table)

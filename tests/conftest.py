@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def spark() -> Iterator[SparkSession]:
 @pytest.fixture(scope="session")
 def demo_contract() -> Contract:
     return load_contract(CONF / "contracts" / "demo.yaml")
+
+
+@contextmanager
+def another_size_of_machine(spark: SparkSession) -> Iterator[None]:
+    """Another number of shuffle partitions for the block."""
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    spark.conf.set("spark.sql.shuffle.partitions", 7)
+    try:
+        yield
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", str(before))
 
 
 def context_in(folder: Path, spark: SparkSession, contract: Contract) -> Context:

@@ -13,7 +13,7 @@ from jobs.simulate import write_log
 from jobs.simulation import Faults, Plan
 from jobs.simulation_bad_rows import bad_rows
 from jobs.simulation_rows import logs
-from tests.conftest import context_in
+from tests.conftest import another_size_of_machine, context_in
 from tests.faulty import assert_books_hold, faulty_contract, groups_of_files, process, read_books
 from tests.logs import changed
 
@@ -54,12 +54,8 @@ def test_the_books_know_every_fault(faulty: tuple[Contract, Path]) -> None:
 
 def test_the_same_arguments_give_the_same_bytes(spark: SparkSession, faulty: tuple[Contract, Path], tmp_path: Path) -> None:
     contract, log = faulty
-    before = spark.conf.get("spark.sql.shuffle.partitions")
-    spark.conf.set("spark.sql.shuffle.partitions", 7)  # as on a machine of another size
-    try:
+    with another_size_of_machine(spark):
         write_log(spark, contract, PLAN, str(tmp_path / "log"))
-    finally:
-        spark.conf.set("spark.sql.shuffle.partitions", str(before))
     assert contents(tmp_path / "log") == contents(log)
 
 

@@ -23,6 +23,7 @@ from conf.errors import DataError
 from conf.settings import CONF
 from jobs.simulate import parser, write_log
 from jobs.simulation import Plan, base_log_odds
+from tests.conftest import another_size_of_machine
 
 PLAN = Plan(impressions=20_000, days=3, seed=5, duplicates=0.02, late=0.1, corrupt=0.01)
 FEW = Plan(impressions=2_000, days=2)
@@ -84,12 +85,8 @@ def truth(folder: Path) -> pa.Table:
 
 
 def test_the_same_arguments_give_the_same_bytes(spark: SparkSession, contract: Contract, few: Path, tmp_path: Path) -> None:
-    before = spark.conf.get("spark.sql.shuffle.partitions")
-    spark.conf.set("spark.sql.shuffle.partitions", 7)  # as on a machine of another size
-    try:
+    with another_size_of_machine(spark):
         write_log(spark, contract, FEW, str(tmp_path / "log"))
-    finally:
-        spark.conf.set("spark.sql.shuffle.partitions", str(before))
     assert hashes(few) == hashes(tmp_path / "log")
     assert {"impressions-00000.json.gz", "impressions-again-00000.json.gz", "clicks-00000.json.gz"} <= set(hashes(few))
 
