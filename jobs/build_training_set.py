@@ -22,7 +22,7 @@ from conf.errors import DataError
 from jobs.command import Context, job_parser, log, run_job
 from jobs.features import raw_columns, with_counters
 from jobs.sampling import sampled
-from jobs.touched import date_rebuilt, last_note
+from jobs.touched import date_rebuilt
 from jobs.warehouse import EVERYTHING
 
 TABLE = "training_set"
@@ -58,7 +58,7 @@ def _since(context: Context, sources: list[str], *, full: bool) -> date | None:
     """The first date to rebuild, None for none."""
     for table in sources:
         context.warehouse.read(table)  # says which job makes it where it is not there
-    last = last_note(context.warehouse, TABLE)
+    last = context.warehouse.note(TABLE)
     return EVERYTHING if full or not last else date_rebuilt(context.warehouse, sources, last["versions"])
 
 

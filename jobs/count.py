@@ -13,9 +13,10 @@ of its hours. No task gets more than a key's hours, however busy the key.
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 
 from pyspark import StorageLevel, inheritable_thread_target
 from pyspark.sql import DataFrame, SparkSession
@@ -28,7 +29,7 @@ from jobs.attribution import counted_clicks, log_time, newest_known
 from jobs.command import Context, job_parser, log, run_job
 from jobs.counters import events_of, first_hour, windowed_counters
 from jobs.label import moment
-from jobs.touched import known_hour_touched, last_note, seen_now
+from jobs.touched import known_hour_touched, seen_now
 from jobs.warehouse import EVERYTHING, Warehouse
 
 
@@ -41,7 +42,7 @@ def count(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     if newest is None:
         raise DataError("impressions: no row is admitted, expected at least one: see the table holds, and jobs/release.py")
     tables = {warehouse.tables.counters(key): key for key in contract.counted_keys}
-    since = {table: _since(warehouse, table, full=getattr(args, "full", False)) for table in tables}
+    since = _since(warehouse, tables, full=getattr(args, "full", False))
     counts: dict[str, int] = {}
     oldest = None
     if begin := min((day for day in since.values() if day is not None), default=None):
@@ -87,13 +88,16 @@ def recent_events(impressions: DataFrame, clicks: DataFrame, contract: Contract,
     return events.where(F.col("known_timestamp") >= F.lit(known_from))
 
 
-def _since(warehouse: Warehouse, table: str, *, full: bool) -> date | None:
-    """The first date of a counter table to rebuild, None for none."""
-    last = last_note(warehouse, table)
-    if full or not last:
-        return EVERYTHING
-    hour = known_hour_touched(warehouse, last)
-    return hour.date() if hour else None
+def _since(warehouse: Warehouse, tables: Iterable[str], *, full: bool) -> dict[str, date | None]:
+    """The first date to rebuild of each counter table, None for none."""
+
+    @cache  # the tables have mostly seen the same
+    def touched(batch: int, entry: int) -> date | None:
+        hour = known_hour_touched(warehouse, {"batch": batch, "entry": entry})
+        return hour.date() if hour else None
+
+    notes = {table: {} if full else warehouse.note(table) for table in tables}
+    return {table: touched(note["batch"], note["entry"]) if note else EVERYTHING for table, note in notes.items()}
 
 
 def _write_clock(context: Context, as_of: datetime, oldest_hour: int | None) -> None:

@@ -21,7 +21,7 @@ from conf.errors import DataError
 from jobs.admission import admitted
 from jobs.attribution import counted_clicks, fates, is_mature, label_version, log_time, newest_known
 from jobs.command import Context, job_parser, log, run_job
-from jobs.touched import event_date_touched, last_note, seen_now
+from jobs.touched import event_date_touched, seen_now
 from jobs.warehouse import EVERYTHING, Note
 
 
@@ -63,7 +63,7 @@ def label(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
 
 def _since(context: Context, note: Note, *, full: bool) -> date | None:
     """The first date to rebuild, None for none."""
-    last = last_note(context.warehouse, "labels")
+    last = context.warehouse.note("labels")
     if full or not last or last["label_version"] != note["label_version"] or not context.warehouse.exists("click_fates"):
         return EVERYTHING
     before, now = datetime.fromisoformat(last["as_of"]), datetime.fromisoformat(note["as_of"])

@@ -18,12 +18,6 @@ from jobs.warehouse import EVERYTHING, Note, Warehouse
 DAY = timedelta(days=1)
 
 
-def last_note(warehouse: Warehouse, table: str) -> Note:
-    """What the newest commit of a table's rows says of itself; empty where there is none."""
-    notes = warehouse.notes(table)
-    return notes[0][1] if notes else {}
-
-
 def seen_now(warehouse: Warehouse) -> dict[str, int]:
     """Ingest's newest finished batch and newest hold entry: take it before the events are read."""
     warehouse.read("impressions")  # says that ingest must run first

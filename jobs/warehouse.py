@@ -84,6 +84,15 @@ class Warehouse:
             writer = writer.option("replaceWhere", f"date >= '{since.isoformat()}'")
         return self._write(table, rows, partition_by, writer, {"since": since.isoformat(), **(note or {})})
 
+    def note(self, table: str) -> Note:
+        """What the newest commit that changed a table's rows says of itself; empty where there is none."""
+        if not self.exists(table):
+            return {}
+        _, commit = self._newest_commit(table)
+        if commit["operation"] in _LEAVES_ROWS_ALONE:
+            return next((note for _, note in self.notes(table)), {})
+        return _parsed(commit.get("userMetadata"))
+
     def notes(self, table: str) -> list[tuple[int, Note]]:
         """(version, note) of the commits that changed a table's rows, newest first; an empty note where a writer left none."""
         if not self.exists(table):
@@ -91,7 +100,7 @@ class Warehouse:
         history = DeltaTable.forPath(self.spark, self.tables.path(table)).history()
         rows = history.select("version", "operation", "userMetadata").collect()
         changed = [row for row in rows if row.operation not in _LEAVES_ROWS_ALONE]
-        return [(row.version, json.loads(row.userMetadata) if row.userMetadata else {}) for row in changed]
+        return [(row.version, _parsed(row.userMetadata)) for row in changed]
 
     def few(self, table: str) -> list[Row]:
         """All rows of a table that a person writes or reads, such as `holds`: asked for often, read once a commit."""
@@ -164,6 +173,10 @@ class Warehouse:
                 "restore that key (CLICKODDS_ID_KEY, or id.key in the state folder)"
             )
         self._checked.add(table)
+
+
+def _parsed(metadata: str | None) -> Note:
+    return dict(json.loads(metadata)) if metadata else {}
 
 
 def _by_path(path: str) -> str:
