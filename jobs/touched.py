@@ -1,6 +1,6 @@
 """From which date on a table below ingest must be rebuilt, and what it was built from.
 
-Every commit of such a table notes what it had seen (jobs/warehouse.py, `notes`): ingest's newest batch and hold, or the versions
+Every commit of such a table notes what it had seen (jobs/warehouse.py, `note`): ingest's newest batch and hold, or the versions
 of the tables that it is made from. The next run rebuilds from the first date that anything later touched, in one commit.
 """
 
@@ -53,6 +53,8 @@ def date_rebuilt(warehouse: Warehouse, tables: Sequence[str], versions: Mapping[
     """The first date of any of `tables` that was rebuilt after its version in `versions`; None where nothing was."""
     since: list[date] = []
     for table in tables:
-        newer = [note for version, note in warehouse.notes(table) if version > versions.get(table, -1)]
-        since += [date.fromisoformat(note["since"]) if note else EVERYTHING for note in newer]
+        notes = warehouse.notes_after(table, versions.get(table, -1))
+        if notes is None:
+            return EVERYTHING
+        since += [date.fromisoformat(note["since"]) if note else EVERYTHING for note in notes]
     return min(since, default=None)

@@ -58,26 +58,23 @@ class Warehouse:
         """Add rows in one commit; makes the table at first. Returns how many."""
         return self._write(table, rows, partition_by, rows.write.mode("append"))
 
-    def add_new(self, table: str, rows: DataFrame, *, same: str, partition_by: Sequence[str]) -> int:
-        """Add the rows that have no like in the table, in one commit. Returns how many.
+    def add_new(self, table: str, rows: DataFrame, *, same: str, partition_by: Sequence[str]) -> None:
+        """Add the rows that have no like in the table, in one commit; makes the table at first.
 
         same: SQL over `t` (the table) and `s` (a row) that says when the two are one. Rows must differ among each other. Of two
         writers at the same time one raises UnavailableError: Delta checks that what a merge did not find is still not there.
         """
-        if not self.exists(table):
-            return self.append(table, rows, partition_by=partition_by)
-        self._check(table)
-        target = DeltaTable.forPath(self.spark, self.tables.path(table)).alias("t")
         with _one_of_two_writers(table):
+            self._create(table, rows, partition_by)
+            target = DeltaTable.forPath(self.spark, self.tables.path(table)).alias("t")
             target.merge(rows.alias("s"), same).whenNotMatchedInsertAll().execute()
-        return int(self._newest_commit(table)[1]["operationMetrics"].get("numTargetRowsInserted", 0))
 
     def replace(
         self, table: str, rows: DataFrame, *, partition_by: Sequence[str], since: date = EVERYTHING, note: Note | None = None
     ) -> int:
         """Put rows in the place of all there are, or of those from the date `since` on. Returns how many rows that makes.
 
-        One commit: a reader sees the old table or the new. `note`, and `since` with it, goes into the commit: see `notes`.
+        One commit: a reader sees the old table or the new. `note`, and `since` with it, goes into the commit: see `note`.
         """
         writer = rows.write.mode("overwrite")
         if since > EVERYTHING:
@@ -89,18 +86,39 @@ class Warehouse:
         if not self.exists(table):
             return {}
         _, commit = self._newest_commit(table)
-        if commit["operation"] in _LEAVES_ROWS_ALONE:
-            return next((note for _, note in self.notes(table)), {})
-        return _parsed(commit.get("userMetadata"))
+        if commit["operation"] not in _LEAVES_ROWS_ALONE:
+            return _parsed(commit.get("userMetadata"))
+        return next((_parsed(row.userMetadata) for row in self._history(table) if row.operation not in _LEAVES_ROWS_ALONE), {})
 
-    def notes(self, table: str) -> list[tuple[int, Note]]:
-        """(version, note) of the commits that changed a table's rows, newest first; an empty note where a writer left none."""
-        if not self.exists(table):
-            return []
+    def notes_after(self, table: str, version: int) -> list[Note] | None:
+        """Notes of the commits after `version` that changed a table's rows, an empty one where a writer left none.
+
+        None where Delta's log does not go back to `version`: it forgets a commit after a month.
+        """
+        commits = self._history(table)
+        if version not in {row.version for row in commits}:
+            return None
+        newer = [row for row in commits if row.version > version and row.operation not in _LEAVES_ROWS_ALONE]
+        return [_parsed(row.userMetadata) for row in newer]
+
+    def compact(self, table: str) -> tuple[int, int]:
+        """Put small files of a partition together, and remove those that nothing needed for a week. Files before and after."""
+        self._check(table)
+        target = DeltaTable.forPath(self.spark, self.tables.path(table))
+        before = self._files(target)
+        with _one_of_two_writers(table):
+            target.optimize().executeCompaction()
+        target.vacuum()
+        return before, self._files(target)
+
+    @staticmethod
+    def _files(target: DeltaTable) -> int:
+        return int(target.detail().select("numFiles").collect()[0][0])
+
+    def _history(self, table: str) -> list[Row]:
+        """Delta's commits, newest first. It takes Spark a second."""
         history = DeltaTable.forPath(self.spark, self.tables.path(table)).history()
-        rows = history.select("version", "operation", "userMetadata").collect()
-        changed = [row for row in rows if row.operation not in _LEAVES_ROWS_ALONE]
-        return [(row.version, _parsed(row.userMetadata)) for row in changed]
+        return history.select("version", "operation", "userMetadata").collect()
 
     def few(self, table: str) -> list[Row]:
         """All rows of a table that a person writes or reads, such as `holds`: asked for often, read once a commit."""

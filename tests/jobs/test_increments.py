@@ -11,6 +11,7 @@ from conf.contract import CLOCK, Contract
 from conf.errors import HeldError, UnavailableError
 from conf.lease import lease
 from jobs.command import Context
+from jobs.compact import compact
 from jobs.count import count
 from jobs.ingest import ingest
 from jobs.label import label
@@ -42,6 +43,8 @@ def test_pieces_in_any_order_end_as_the_whole(make_context: Make, demo_contract:
             write_lines(folder / f"{log}-{piece}.json", mine + copies)
         for job in (ingest, *BELOW):
             job(pieces, arguments(data=str(folder)))
+    files = compact(pieces, arguments())
+    assert files["files after"] < files["files before"]
     assert contents(pieces) == contents(whole)
 
     before = {table: pieces.warehouse.version(table) for table in pieces.warehouse.tables.made_by}
