@@ -45,13 +45,15 @@ def impression_events(contract: Contract, key: IdKey) -> Transform:
     log, clicks = contract.impressions, contract.clicks
 
     def transform(rows: DataFrame) -> DataFrame:
-        event = time(raw(log.event_time.column), log.event_time)
-        known_at = known(event, log.known_time)
         if log.id_columns:
             impression_id, no_id = _impression_id(log.id_columns, contract, key), "impression id: missing"
         else:
             rows, impression_id = _with_content(rows, contract), hashed(F.col("__content"), key)
             no_id = "impression id: no content"
+        # columns of their own: as expressions they would be computed for every use again
+        rows, event = _computed(rows, "event", time(raw(log.event_time.column), log.event_time))
+        rows, known_at = _computed(rows, "known", known(event, log.known_time))
+        rows, impression_id = _computed(rows, "id", impression_id)
         reasons = [
             malformed(),
             refuse_when(impression_id.isNull(), no_id),
@@ -69,6 +71,7 @@ def impression_events(contract: Contract, key: IdKey) -> Transform:
             # the row itself arrived no earlier than its own known time
             click_known = F.when(flag == 1, F.greatest(known(at, clicks.known_time), known_at))
             reasons.append(refuse_when((flag == 1) & click_known.isNull(), "click known time: unreadable where the flag is 1"))
+        rows, reason = _computed(rows, "reason", first_reason(reasons))
         return rows.select(
             impression_id.alias("impression_id"),
             event.alias("event_timestamp"),
@@ -76,8 +79,8 @@ def impression_events(contract: Contract, key: IdKey) -> Transform:
             *[_value(contract, name, key) for name in contract.columns],
             click.alias(CLICK_TIMESTAMP),
             click_known.alias(CLICK_KNOWN),
-            first_reason(reasons).alias(REASON),
-            *_origin(needed_for_impressions(contract), {contract.raw_name(name) for name in contract.personal}, key),
+            reason.alias(REASON),
+            *_origin(reason, needed_for_impressions(contract), {contract.raw_name(name) for name in contract.personal}, key),
         )
 
     return transform
@@ -90,21 +93,22 @@ def click_events(contract: Contract, key: IdKey) -> Transform:
     assert spec is not None, "a click log has an event time: the contract's validation holds it"  # noqa: S101
 
     def transform(rows: DataFrame) -> DataFrame:
-        at = time(raw(spec.column), spec)
-        known_at = known(at, clicks.known_time)
-        impression_id = _impression_id(clicks.id_columns, contract, key)
+        rows, at = _computed(rows, "event", time(raw(spec.column), spec))
+        rows, known_at = _computed(rows, "known", known(at, clicks.known_time))
+        rows, impression_id = _computed(rows, "id", _impression_id(clicks.id_columns, contract, key))
         reasons = [
             malformed(),
             refuse_when(impression_id.isNull(), "impression id: missing"),
             *time_reasons(at, f"click time ({spec.column})", contract),
             *time_reasons(known_at, f"known time ({clicks.known_time.column})", contract),
         ]
+        rows, reason = _computed(rows, "reason", first_reason(reasons))
         return rows.select(
             impression_id.alias("impression_id"),
             at.alias(CLICK_TIMESTAMP),
             known_at.alias("known_timestamp"),
-            first_reason(reasons).alias(REASON),
-            *_origin(needed_for_clicks(contract), set(clicks.id_columns) if contract.personal_id else set(), key),
+            reason.alias(REASON),
+            *_origin(reason, needed_for_clicks(contract), set(clicks.id_columns) if contract.personal_id else set(), key),
         )
 
     return transform
@@ -159,8 +163,14 @@ def _impression_id(columns: tuple[str, ...], contract: Contract, key: IdKey) -> 
     return hashed(joined, key) if contract.personal_id else joined
 
 
-def _origin(names: list[str], personal: set[str], key: IdKey) -> list[Column]:
-    """Where a row came from and what it said, personal columns hashed: all that quarantine keeps.
+def _computed(rows: DataFrame, what: str, value: Column) -> tuple[DataFrame, Column]:
+    """Rows with one more column, and that column."""
+    name = f"__{what}"
+    return rows.withColumn(name, value), F.col(name)
+
+
+def _origin(reason: Column, names: list[str], personal: set[str], key: IdKey) -> list[Column]:
+    """Where a row came from and, of a refused one, what it said, personal columns hashed: all that quarantine keeps.
 
     A row that cannot be split says nothing: an id may stand under any name.
     """
@@ -169,5 +179,5 @@ def _origin(names: list[str], personal: set[str], key: IdKey) -> list[Column]:
         F.col(FILE).alias("source_file"),
         F.col(POSITION).alias(POSITION_OF_ROW),
         F.col(ARRIVED).alias(ARRIVED_AT),
-        F.when(raw(CORRUPT).isNull(), F.create_map(*said)).alias(SAID),
+        F.when(reason.isNotNull() & raw(CORRUPT).isNull(), F.create_map(*said)).alias(SAID),
     ]

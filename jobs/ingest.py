@@ -14,7 +14,6 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 
 from pyspark.sql import functions as F
 
@@ -57,20 +56,19 @@ def _ingest(context: Context, folder: str) -> tuple[Mapping[str, int], Sequence[
     warehouse, contract = context.warehouse, context.contract
     batch = _next_batch(warehouse)
     sources = log_sources(contract, context.id_key)
-    with ExitStack() as stack:
-        found: list[Judged] = []
-        for source in sources:
-            files = new_files(warehouse, folder, source)
-            log.info("ingest: %s: %d new file(s) of %s", source.table, len(files), source.files.files)
-            if files:
-                found.append(stack.enter_context(judged(warehouse, folder, source, files)))
-        # before the rows, so that nobody ever sees them unmarked
-        write_holds(warehouse, holds_of(warehouse, contract, found, batch.number), HELD)
-        for one in found:
-            store(warehouse, one, batch, contract.limits.redelivered)
-        audit = audit_rows(warehouse, found, batch)
-        if audit:
-            store_audit(warehouse, audit)
+    found: list[Judged] = []
+    for source in sources:
+        files = new_files(warehouse, folder, source)
+        log.info("ingest: %s: %d new file(s) of %s", source.table, len(files), source.files.files)
+        if files:
+            found.append(judged(warehouse, folder, source, files))
+    # before the rows, so that nobody ever sees them unmarked
+    write_holds(warehouse, holds_of(warehouse, contract, found, batch.number), HELD)
+    for one in found:
+        store(warehouse, one, batch, contract.limits.redelivered)
+    audit = audit_rows(warehouse, found, batch)
+    if audit:
+        store_audit(warehouse, audit)
     totals = {f"{log} {what}": n for log in (source.table for source in sources) for what, n in counts_of(audit, log).items()}
     return totals, [hold for hold in held(warehouse) if hold.batch > batch.finished]  # a killed run's too
 

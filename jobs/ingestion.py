@@ -4,8 +4,7 @@ Each write is one Delta commit, and each can be repeated: events are told by the
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import reduce
@@ -98,24 +97,20 @@ class Judged:
         return "\n".join(f"  {n:,} x {reason} (as in {example[reason]})" for reason, n in count.most_common(_REASONS_SHOWN))
 
 
-@contextmanager
-def judged(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[LogFile]) -> Iterator[Judged]:
-    """Read and judge `files`, kept in memory or on disk for the block. Raises DataError for what Spark cannot read at all."""
+def judged(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[LogFile]) -> Judged:
+    """Read and judge `files`. Raises DataError for what Spark cannot read at all, and where nothing was acceptable."""
     where = f"{folder}/{source.files.files}"
     there = [file for file in files if file.length] or files[:1]
     try:
         rows, verdicts = _read(warehouse.spark, folder, source, there)
     except (PySparkException, Py4JJavaError) as error:
         raise DataError(f"{where}: Spark cannot read it: {_told(error)}") from error
-    try:
-        found = Judged(source, files, rows, verdicts)
-        if not found.verdicts and not warehouse.exists(source.table):
-            raise DataError(f"{where}: no row in any file, expected a log")
-        if found.verdicts and not found.dates:
-            raise DataError(f"{where}: every row refused, nothing was taken; is the contract right?\n{found.reasons()}")
-        yield found
-    finally:
-        rows.unpersist()
+    found = Judged(source, files, rows, verdicts)
+    if not found.verdicts and not warehouse.exists(source.table):
+        raise DataError(f"{where}: no row in any file, expected a log")
+    if found.verdicts and not found.dates:
+        raise DataError(f"{where}: every row refused, nothing was taken; is the contract right?\n{found.reasons()}")
+    return found
 
 
 def _read(spark: SparkSession, folder: str, source: LogSource, files: Sequence[LogFile]) -> tuple[DataFrame, list[Verdict]]:
@@ -132,15 +127,15 @@ def _read(spark: SparkSession, folder: str, source: LogSource, files: Sequence[L
 
 
 def _with_verdicts(rows: DataFrame, source: LogSource) -> tuple[DataFrame, list[Verdict]]:
-    """The judged rows, kept in memory or on disk, and an entry for each file and reason: reads every row once."""
-    judged_rows = rows.transform(source.events).persist(StorageLevel.MEMORY_AND_DISK)
+    """The judged rows, kept in memory or on disk as long as anybody knows them, and an entry for each file and reason.
+
+    Reads every row once. A checkpoint, because a merge plans its source anew: it would not know rows that are merely persisted,
+    and parse them all twice more.
+    """
+    judged_rows = rows.transform(source.events).localCheckpoint(storageLevel=StorageLevel.MEMORY_AND_DISK)
     day = F.when(F.col(REASON).isNull(), F.to_date(source.dated_by))  # a refused row's may be beyond what Python can hold
-    try:
-        counted = judged_rows.groupBy("source_file", REASON).agg(F.count("*"), F.min(day), F.max(day)).collect()
-        return judged_rows, [Verdict(*row) for row in counted]
-    except Exception:
-        judged_rows.unpersist()
-        raise
+    counted = judged_rows.groupBy("source_file", REASON).agg(F.count("*"), F.min(day), F.max(day)).collect()
+    return judged_rows, [Verdict(*row) for row in counted]
 
 
 def _told(error: Exception) -> str:

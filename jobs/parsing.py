@@ -50,8 +50,11 @@ def time(column: Column, spec: EventTime) -> Column:
 
 def _since_epoch(column: Column, unit: str) -> Column:
     # a number may be a decimal whose microseconds are none: one such row must not end the job
-    micros = F.floor(F.try_multiply(F.trim(column).try_cast("decimal(38,9)"), F.lit(1_000_000)) / _A_SECOND[unit] + 0.5)
-    return F.timestamp_micros(micros.try_cast("bigint"))
+    rounded = F.floor(F.try_multiply(F.trim(column).try_cast("decimal(38,9)"), F.lit(1_000_000)) / _A_SECOND[unit] + 0.5)
+    micros = rounded.try_cast("bigint")
+    if 1_000_000 % _A_SECOND[unit] == 0:  # whole numbers, the rule, at a tenth of a decimal's cost
+        micros = F.coalesce(F.try_multiply(F.trim(column).try_cast("bigint"), F.lit(1_000_000 // _A_SECOND[unit])), micros)
+    return F.timestamp_micros(micros)
 
 
 def _format_has_offset(pattern: str) -> bool:
