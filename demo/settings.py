@@ -10,7 +10,7 @@ from conf.settings import Settings
 
 # The compiler that warms up fast: a run of a minute or two ends before the optimizing one pays for itself (simulating 200,000
 # impressions takes 30 s of CPU instead of 53).
-_SHORT_LIVED_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+_SHORT_LIVED_JVM = "-XX:TieredStopAtLevel=1"
 
 
 def run_settings(settings: Settings, folder: Path, contract: Path, redis: str) -> Settings:

@@ -30,9 +30,9 @@ def spark() -> Iterator[SparkSession]:
     for name, value in environment(settings).items():
         if not name.startswith("CLICKODDS_"):
             os.environ[name] = value
-    os.environ["SPARK_SUBMIT_OPTS"] = "-XX:+UseSerialGC"
     # compiling and replanning take longer than a few rows do; jobs started as processes do both, as users' do
     small: dict[str, bool | float | int | str | None] = {
+        "spark.driver.defaultJavaOptions": "-XX:+UseSerialGC",
         "spark.sql.shuffle.partitions": 2,
         "spark.databricks.delta.snapshotPartitions": 1,
         "spark.sql.adaptive.enabled": False,

@@ -89,5 +89,5 @@ def submitted(settings: Settings) -> dict[str, str]:
     """The environment of a job's own process."""
     train = {f"CLICKODDS_TRAIN__{name.upper()}": str(value) for name, value in RECIPE.items()}
     # a process that lives for seconds is done sooner with the compiler that warms up fast
-    java = {"SPARK_SUBMIT_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+    java = {"SPARK_SUBMIT_OPTS": "-XX:TieredStopAtLevel=1"}
     return {**os.environ, **environment(settings), "CLICKODDS_ID_KEY": ID_KEY_HEX, **train, **java}
