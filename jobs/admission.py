@@ -31,7 +31,7 @@ class Hold:
 
 def admitted(warehouse: Warehouse, table: str) -> DataFrame:
     """The events of `impressions` or `clicks` that count."""
-    events = warehouse.read(table)
+    events = warehouse.read_now(table)  # before the holds: rows that come later may be held by an entry that comes later
     for hold in held(warehouse):
         theirs = F.col("batch") == hold.batch
         events = events.where(~(theirs & (F.col("date") == F.lit(hold.date)) if hold.date else theirs))
@@ -54,12 +54,12 @@ def changed_batches(warehouse: Warehouse, after_entry: int) -> tuple[int, list[i
 
 
 def write_holds(warehouse: Warehouse, holds: Sequence[Hold], state: str) -> None:
-    """Append one entry for each hold. Makes the table, empty, where there is none yet."""
+    """Add one entry for each hold. Makes the table, empty, where there is none yet. UnavailableError: another came first."""
     if not holds and warehouse.exists("holds"):
         return
     number = max((entry.entry for entry in _entries(warehouse)), default=0)
     rows = [(number + i, hold.batch, hold.date, hold.reason, state) for i, hold in enumerate(holds, start=1)]
-    warehouse.append("holds", warehouse.spark.createDataFrame(rows, HOLDS), partition_by=[])
+    warehouse.add_all_new("holds", warehouse.spark.createDataFrame(rows, HOLDS), len(rows), same="t.entry = s.entry")
 
 
 def _entries(warehouse: Warehouse) -> list[Row]:

@@ -49,6 +49,7 @@ def build_training_set(context: Context, args: argparse.Namespace) -> Mapping[st
         expected = labels.count()
         labels.unpersist()
         if written != expected:
+            warehouse.replace(TABLE, rows.limit(0), partition_by=["date"], note={"versions": {}})  # the next run rebuilds all
             raise DataError(f"{TABLE}: {written:,} rows, expected the {expected:,} of labels: run jobs/label.py again")
     made = warehouse.read(TABLE).agg(F.count("*"), F.count_if(F.col("label") == 1)).collect()[0]
     return {TABLE: made[0], "clicked": made[1]}

@@ -27,7 +27,7 @@ from conf.errors import DataError
 from jobs.admission import admitted
 from jobs.attribution import counted_clicks, log_time, newest_known
 from jobs.command import Context, job_parser, log, run_job
-from jobs.counters import events_of, first_hour, windowed_counters
+from jobs.counters import events_of, windowed_counters
 from jobs.label import moment
 from jobs.touched import known_hour_touched, seen_now
 from jobs.warehouse import EVERYTHING, Warehouse
@@ -44,11 +44,10 @@ def count(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     tables = {warehouse.tables.counters(key): key for key in contract.counted_keys}
     since = _since(warehouse, tables, full=getattr(args, "full", False))
     counts: dict[str, int] = {}
-    oldest = None
     if begin := min((day for day in since.values() if day is not None), default=None):
         log.info("count: %s", "all hours" if begin == EVERYTHING else f"from {begin} on")
         events = recent_events(impressions, clicks, contract, begin).persist(StorageLevel.MEMORY_AND_DISK)
-        counts["events"], oldest = events.agg(F.count("*"), F.min(first_hour())).collect()[0]
+        counts["events"] = events.count()
 
         def write(table: str) -> int:
             columns, start = contract.counted_keys[tables[table]], since[table] or begin
@@ -67,7 +66,7 @@ def count(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
             counts |= dict(zip(tables, written, strict=True))
     else:
         log.info("count: nothing new since the last run")
-    _write_clock(context, args.as_of or log_time(newest, contract.label), oldest)
+    _write_clock(context, args.as_of or log_time(newest, contract.label))
     return counts | {table: warehouse.count(table) for table in (*tables, CLOCK) if table not in counts}
 
 
@@ -100,24 +99,27 @@ def _since(warehouse: Warehouse, tables: Iterable[str], *, full: bool) -> dict[s
     return {table: touched(note["batch"], note["entry"]) if note else EVERYTHING for table, note in notes.items()}
 
 
-def _write_clock(context: Context, as_of: datetime, oldest_hour: int | None) -> None:
-    """Rewrite the clock where it has gone on; `oldest_hour`: hours since 1970 of the oldest hour just counted."""
+def _write_clock(context: Context, as_of: datetime) -> None:
+    """Rewrite the clock where it has gone on: from the first counted hour, which every event has a part in, to `as_of`."""
     warehouse = context.warehouse
-    hours = [] if oldest_hour is None else [oldest_hour * 3600]
-    if warehouse.exists(CLOCK):
-        first, last = warehouse.read(CLOCK).agg(F.min(F.unix_seconds("hour")), F.max(F.unix_seconds("hour"))).collect()[0]
-        hours += [] if first is None else [first]
-        if first is not None and first == min(hours) and last == int(as_of.timestamp()) // 3600 * 3600:
-            return
-    start = datetime.fromtimestamp(min(hours), UTC) if hours else as_of
+
+    def seconds(table: str) -> tuple[int | None, int | None]:
+        first, last = warehouse.read(table).agg(F.min(F.unix_seconds("hour")), F.max(F.unix_seconds("hour"))).collect()[0]
+        return first, last
+
+    first, _ = seconds(warehouse.tables.counters(ALL_KEY))
+    if warehouse.exists(CLOCK) and seconds(CLOCK) == (first, int(as_of.timestamp()) // 3600 * 3600):
+        return
+    start = datetime.fromtimestamp(first, UTC) if first is not None else as_of
     clock = clock_rows(warehouse.spark, start, as_of, context.contract.publication_delay)
     warehouse.replace(CLOCK, clock, partition_by=[], note={"as_of": as_of.isoformat()})
 
 
 def clock_rows(spark: SparkSession, oldest: datetime, as_of: datetime, delay: timedelta) -> DataFrame:
     """One row for each full hour from `oldest` to `as_of`: the hour, when it is published, and that time in microseconds."""
-    hours = spark.range(1).select(
-        F.explode(F.sequence(F.lit(oldest), F.date_trunc("hour", F.lit(as_of)), F.lit(HOUR))).alias("hour")
+    newest = as_of.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = spark.range(int(oldest <= newest)).select(
+        F.explode(F.sequence(F.lit(oldest), F.lit(newest), F.lit(HOUR))).alias("hour")
     )
     published = F.col("hour") + F.lit(delay)
     return hours.select(

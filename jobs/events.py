@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from conf.contract import Contract
+from conf.contract import Contract, KnownTime
 from conf.personal import IdKey
 from jobs.parsing import ID_SEPARATOR, hashed, joined_id, known, number, raw, text, time
 from jobs.reading import ARRIVED, CORRUPT, FILE, LINE, OWN, POSITION
@@ -58,7 +58,7 @@ def impression_events(contract: Contract, key: IdKey) -> Transform:
             malformed(),
             refuse_when(impression_id.isNull(), no_id),
             *time_reasons(event, f"event time ({log.event_time.column})", contract),
-            *time_reasons(known_at, f"known time ({log.known_time.column})", contract),
+            *_known_reasons(known_at, log.known_time, contract),
             *column_reasons(contract),
         ]
         click, click_known = F.lit(None).cast("timestamp"), F.lit(None).cast("timestamp")
@@ -100,7 +100,7 @@ def click_events(contract: Contract, key: IdKey) -> Transform:
             malformed(),
             refuse_when(impression_id.isNull(), "impression id: missing"),
             *time_reasons(at, f"click time ({spec.column})", contract),
-            *time_reasons(known_at, f"known time ({clicks.known_time.column})", contract),
+            *_known_reasons(known_at, clicks.known_time, contract),
         ]
         rows, reason = _computed(rows, "reason", first_reason(reasons))
         return rows.select(
@@ -161,6 +161,11 @@ def _impression_id(columns: tuple[str, ...], contract: Contract, key: IdKey) -> 
     """The impression's id in either log; hashed where one of its parts is personal."""
     joined = joined_id([raw(name) for name in columns])
     return hashed(joined, key) if contract.personal_id else joined
+
+
+def _known_reasons(known_at: Column, spec: KnownTime, contract: Contract) -> list[Column]:
+    """Of a known time of the log's own. One that is declared, so long after the event, may well lie ahead."""
+    return time_reasons(known_at, f"known time ({spec.column})", contract) if spec.column else []
 
 
 def _computed(rows: DataFrame, what: str, value: Column) -> tuple[DataFrame, Column]:

@@ -23,7 +23,7 @@ from conf.lease import lease
 from jobs.admission import HELD, Hold, held, write_holds
 from jobs.alarms import holds_of
 from jobs.command import Context, job_parser, log, run_job, timed
-from jobs.ingestion import Batch, Judged, audit_rows, counts_of, judged, store, store_audit
+from jobs.ingestion import Judged, audit_rows, counts_of, judged, store, store_audit
 from jobs.log_sources import log_sources, new_files
 from jobs.warehouse import Warehouse
 
@@ -63,19 +63,20 @@ def _ingest(context: Context, folder: str) -> tuple[Mapping[str, int], Sequence[
         if files:
             found.append(judged(warehouse, folder, source, files))
     # before the rows, so that nobody ever sees them unmarked
-    write_holds(warehouse, holds_of(warehouse, contract, found, batch.number), HELD)
+    write_holds(warehouse, holds_of(warehouse, contract, found, batch), HELD)
     for one in found:
         store(warehouse, one, batch, contract.limits.redelivered)
     audit = audit_rows(warehouse, found, batch)
     if audit:
         store_audit(warehouse, audit)
     totals = {f"{log} {what}": n for log in (source.table for source in sources) for what, n in counts_of(audit, log).items()}
-    return totals, [hold for hold in held(warehouse) if hold.batch > batch.finished]  # a killed run's too
+    return totals, [hold for hold in held(warehouse) if hold.batch >= batch]
 
 
-def _next_batch(warehouse: Warehouse) -> Batch:
-    finished = warehouse.read("audit").agg(F.max("batch")).collect()[0][0] if warehouse.exists("audit") else 0
-    return Batch(max(finished, *(hold.batch for hold in held(warehouse)), 0) + 1, finished)
+def _next_batch(warehouse: Warehouse) -> int:
+    """The number after the newest batch that ended. What a killed run left bears it already, its holds too."""
+    newest = warehouse.read("audit").agg(F.max("batch")).collect()[0][0] if warehouse.exists("audit") else None
+    return (newest or 0) + 1
 
 
 def parser() -> argparse.ArgumentParser:

@@ -145,26 +145,18 @@ def _told(error: Exception) -> str:
     return "; ".join(dict.fromkeys(telling)) or lines[0]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The number that new rows bear, and the newest one that came to its end: what lies between a killed run left behind."""
-
-    number: int
-    finished: int
-
-
-def store(warehouse: Warehouse, found: Judged, batch: Batch, redelivered: timedelta) -> None:
-    """Add a batch's events and refused rows."""
+def store(warehouse: Warehouse, found: Judged, batch: int, redelivered: timedelta) -> None:
+    """Add a batch's events, which bear its number, and its refused rows."""
     if found.dates:
-        rows = [(found.source.table, found.impressions(), found.source.identity)]
+        rows = [(found.source.table, found.impressions(), found.source.identity, found.source.dated_by, found.dates)]
         if found.source.with_clicks and (clicks := found.clicks()) is not None:
-            rows.append(("clicks", clicks, CLICK_IDENTITY))
-        first, last = found.dates
-        near = f"t.date >= '{first - redelivered}' AND t.date <= '{last + redelivered}'"
-        for table, events, identity in rows:
+            day = F.to_date(CLICK_TIMESTAMP)  # a click's own: it may lie far from its impression's
+            first, last = clicks.agg(F.min(day), F.max(day)).collect()[0]
+            rows.append(("clicks", clicks, CLICK_IDENTITY, CLICK_TIMESTAMP, (first, last) if first else found.dates))
+        for table, events, identity, dated_by, (first, last) in rows:
+            near = f"t.date >= '{first - redelivered}' AND t.date <= '{last + redelivered}'"
             same = " AND ".join([near, *(f"t.{name} = s.{name}" for name in identity)])
-            dated = F.to_date(CLICK_TIMESTAMP if table == "clicks" else found.source.dated_by).alias("date")
-            numbered = events.select("*", F.lit(batch.number).cast("bigint").alias("batch"), dated)
+            numbered = events.select("*", F.lit(batch).cast("bigint").alias("batch"), F.to_date(dated_by).alias("date"))
             warehouse.add_new(table, numbered, same=same, partition_by=["date"])
     if any(verdict.reason for verdict in found.verdicts) or not warehouse.exists("quarantine"):
         _store_refused(warehouse, found)
@@ -181,9 +173,9 @@ def _store_refused(warehouse: Warehouse, found: Judged) -> None:
 AuditRow = tuple[Any, ...]  # of _AUDIT
 
 
-def audit_rows(warehouse: Warehouse, found: Sequence[Judged], batch: Batch) -> list[AuditRow]:
+def audit_rows(warehouse: Warehouse, found: Sequence[Judged], batch: int) -> list[AuditRow]:
     """A row of `audit` for each file. Accepted ones are read back, so that a run which follows a killed one tells the same."""
-    taken = _taken(warehouse, found, batch)
+    taken = _taken(warehouse, found)
     rows = []
     for one in found:
         raw, refused = Counter[str](), Counter[str]()
@@ -194,14 +186,16 @@ def audit_rows(warehouse: Warehouse, found: Sequence[Judged], batch: Batch) -> l
             name = file.source_file
             accepted, dates, hours = taken.get((one.source.table, name), (0, [], []))
             fates = (raw[name], accepted, raw[name] - refused[name] - accepted, refused[name])
-            rows.append((batch.number, one.source.table, name, file.length, file.modified, *fates, dates, hours))
+            rows.append((batch, one.source.table, name, file.length, file.modified, *fates, dates, hours))
     return rows
 
 
 def store_audit(warehouse: Warehouse, rows: Sequence[AuditRow]) -> None:
-    """Say that the files are done, in one commit."""
-    same = f"{_SAME_FILE} AND t.length = s.length"
-    warehouse.add_new("audit", warehouse.spark.createDataFrame(rows, _AUDIT), same=same, partition_by=[])
+    """Say that the files are done, in one commit. UnavailableError: another machine's ingest has ended a batch of this number.
+
+    Jobs below ask for batches after the one that they have seen: none may be added to behind their back.
+    """
+    warehouse.add_all_new("audit", warehouse.spark.createDataFrame(rows, _AUDIT), len(rows), same="t.batch >= s.batch")
 
 
 def counts_of(rows: Sequence[AuditRow], log: str) -> dict[str, int]:
@@ -211,16 +205,21 @@ def counts_of(rows: Sequence[AuditRow], log: str) -> dict[str, int]:
     return {"files": len(mine), **dict(zip(("raw", "accepted", "duplicates", "refused"), sums, strict=True))}
 
 
-def _taken(
-    warehouse: Warehouse, found: Sequence[Judged], batch: Batch
-) -> dict[tuple[str, str], tuple[int, list[date], list[datetime]]]:
-    """By log and file: events in its table, dates of them and of clicks that they carry, hours in which they became known."""
+def _taken(warehouse: Warehouse, found: Sequence[Judged]) -> dict[tuple[str, str], tuple[int, list[date], list[datetime]]]:
+    """By log and file: events in its table, dates of them and of clicks that they carry, hours in which they became known.
+
+    A file's own are those of batches after the last one that the audit has for its name: a run that was killed, or lost against
+    another machine's, stored rows under a number that may have ended without it.
+    """
     parts = []
     for one in found:
         names = [file.source_file for file in one.files]
+        before = _last_batches(warehouse, one.source.table, names)
         tables = [one.source.table, *(["clicks"] if one.source.with_clicks else [])] if one.dates else []
         for table in tables:
-            mine = warehouse.read(table).where((F.col("batch") > batch.finished) & F.col("source_file").isin(names))
+            mine = warehouse.read(table).where(F.col("source_file").isin(names))
+            mine = mine.join(F.broadcast(before), "source_file", "left")
+            mine = mine.where(F.col("batch") > F.coalesce("last_batch", F.lit(0)))
             if table == one.source.table and one.dates:
                 mine = mine.where(F.col("date").between(*[F.lit(day) for day in one.dates]))
             own, hour = F.lit(table == one.source.table).alias("own"), F.date_trunc("hour", "known_timestamp").alias("hour")
@@ -231,3 +230,11 @@ def _taken(
         F.count_if("own"), F.collect_set("date"), F.collect_set("hour")
     )  # fmt: skip
     return {(row[0], row[1]): (row[2], sorted(row[3]), sorted(row[4])) for row in sums.collect()}
+
+
+def _last_batches(warehouse: Warehouse, log: str, names: Sequence[str]) -> DataFrame:
+    """(source_file, last_batch) of those of the files that the audit has, as they were before."""
+    if not warehouse.exists("audit"):
+        return warehouse.spark.createDataFrame([], "source_file string, last_batch bigint")
+    mine = warehouse.read("audit").where((F.col("log") == log) & F.col("source_file").isin(list(names)))
+    return mine.groupBy("source_file").agg(F.max("batch").alias("last_batch"))

@@ -47,7 +47,9 @@ def materialize(context: Context, args: argparse.Namespace) -> Mapping[str, int]
             log.warning("materialize: Redis does not hold what was left there: filled anew")
         start = _start(context, tables, last) if last and there == last["end"] else oldest
         store.materialize(_utc(start), _utc(end))
-    path.write_text(json.dumps({"versions": versions, "end": end}))
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps({"versions": versions, "end": end}))
+    aside.replace(path)  # whole or not at all
     return {"hours materialized": (end - start) // _HOUR_US}
 
 

@@ -26,10 +26,12 @@ def seen_now(warehouse: Warehouse) -> dict[str, int]:
 
 
 def _touching(warehouse: Warehouse, note: Note) -> DataFrame:
-    """Audit rows of the batches that came, were held or were released after `note`."""
+    """Audit rows of the batches that came, were held or were released after `note`, and maybe of more.
+
+    Rows that a killed run left are audited under a later number than they bear, so from the first changed batch on all count.
+    """
     _, batches = changed_batches(warehouse, note["entry"])
-    batch = F.col("batch")
-    return warehouse.read("audit").where((batch > note["batch"]) | batch.isin(batches) if batches else batch > note["batch"])
+    return warehouse.read("audit").where(F.col("batch") >= min([note["batch"] + 1, *batches]))
 
 
 def event_date_touched(warehouse: Warehouse, contract: Contract, note: Note) -> date | None:

@@ -50,16 +50,18 @@ class Warehouse:
         return table in self._checked or bool(DeltaTable.isDeltaTable(self.spark, self.tables.path(table)))
 
     def read(self, table: str) -> DataFrame:
-        """The whole table. Raises DataError where it does not exist yet or was made by another contract or id key."""
+        """The whole table, at each action as it is then. Raises DataError where it does not exist yet or is another contract's or
+        id key's."""
         self._check(table)
         return self.spark.read.format("delta").load(self.tables.path(table))
 
-    def append(self, table: str, rows: DataFrame, *, partition_by: Sequence[str]) -> int:
-        """Add rows in one commit; makes the table at first. Returns how many."""
-        return self._write(table, rows, partition_by, rows.write.mode("append"))
+    def read_now(self, table: str) -> DataFrame:
+        """The whole table as it is now, whatever others add later. Raises as `read` does."""
+        self._check(table)
+        return self.spark.read.format("delta").option("versionAsOf", self.version(table)).load(self.tables.path(table))
 
-    def add_new(self, table: str, rows: DataFrame, *, same: str, partition_by: Sequence[str]) -> None:
-        """Add the rows that have no like in the table, in one commit; makes the table at first.
+    def add_new(self, table: str, rows: DataFrame, *, same: str, partition_by: Sequence[str]) -> int:
+        """Add the rows that have no like in the table, in one commit; makes the table at first. Returns how many.
 
         same: SQL over `t` (the table) and `s` (a row) that says when the two are one. Rows must differ among each other. Of two
         writers at the same time one raises UnavailableError: Delta checks that what a merge did not find is still not there.
@@ -67,7 +69,14 @@ class Warehouse:
         with _one_of_two_writers(table):
             self._create(table, rows, partition_by)
             target = DeltaTable.forPath(self.spark, self.tables.path(table)).alias("t")
-            target.merge(rows.alias("s"), same).whenNotMatchedInsertAll().execute()
+            merged = target.merge(rows.alias("s"), same).whenNotMatchedInsertAll().execute()
+        return int(merged.collect()[0]["num_inserted_rows"])
+
+    def add_all_new(self, table: str, rows: DataFrame, count: int, *, same: str) -> None:
+        """Add `count` rows that must all be new, see `add_new`. Raises UnavailableError where another writer came first."""
+        if (added := self.add_new(table, rows, same=same, partition_by=[])) != count:
+            said = f"{table}: another job wrote it meanwhile, {added} of {count} rows are new"
+            raise UnavailableError(f"{said}: run this one again")
 
     def replace(
         self, table: str, rows: DataFrame, *, partition_by: Sequence[str], since: date = EVERYTHING, note: Note | None = None

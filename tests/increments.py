@@ -43,4 +43,6 @@ def days_of_log(days: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[s
         if rng.random() < 0.4:
             later = at + rng.choice([1, 60_000, HOUR_MS, 3 * HOUR_MS])
             clicked.append(click(number, later, later + rng.choice([0, HOUR_MS, 5 * HOUR_MS])))
+            if rng.random() < 0.3:
+                clicked.append(click(number, later + 2, later + rng.choice([2, HOUR_MS])))
     return shown, clicked

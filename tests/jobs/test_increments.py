@@ -10,10 +10,12 @@ from pyspark.sql import functions as F
 from conf.contract import CLOCK, Contract
 from conf.errors import HeldError, UnavailableError
 from conf.lease import lease
+from jobs.admission import admitted
 from jobs.command import Context
 from jobs.compact import compact
 from jobs.count import count
 from jobs.ingest import ingest
+from jobs.ingestion import store_audit
 from jobs.label import label
 from jobs.release import release
 from tests.increments import BELOW, DAY_MS, arguments, contents, days_of_log
@@ -51,13 +53,19 @@ def test_pieces_in_any_order_end_as_the_whole(make_context: Make, demo_contract:
     for job in (ingest, *BELOW):
         job(pieces, arguments(data=str(folder)))
     assert {table: pieces.warehouse.version(table) for table in before} == before, "nothing new: no commit"
+    pieces.warehouse.replace(CLOCK, pieces.warehouse.read(CLOCK).limit(0), partition_by=[])
+    count(pieces, arguments())
+    assert contents(pieces) == contents(whole), "a clock that a killed run left behind"
+
     told = pieces.warehouse.read("click_fates").groupBy("fate").agg(F.sum("clicks"))
     fates: dict[str, int] = dict(told.collect())
     assert sum(fates.values()) == len(clicked)
-    assert {"counted", "late", "after"} <= set(fates)
+    assert {"counted", "repeated", "late", "after"} <= set(fates)
 
 
-def test_a_held_day_stays_out_until_it_is_released(make_context: Make, demo_contract: Contract, tmp_path: Path) -> None:
+def test_a_held_day_stays_out_until_it_is_released(
+    make_context: Make, demo_contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limits = {"volume": [0.5, 2], "click_rate": [0.5, 2], "new_category": 0.5}
     contract = changed(demo_contract, windows=["1h"], keys={"ad": ["ad_id"]}, limits=limits)
     context = make_context(contract)
@@ -70,15 +78,28 @@ def test_a_held_day_stays_out_until_it_is_released(make_context: Make, demo_cont
         write_lines(folder / f"impressions-{number}.json", shown)
         write_lines(folder / f"clicks-{number}.json", clicked)
 
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
     for number in range(3):
         day(number, 480)
+    store_audit(context.warehouse, [])  # as a run that is killed before its first audit row leaves it
     ingest(context, arguments(data=str(folder)))
+    before = admitted(context.warehouse, "impressions")
     day(3, 4_800, device="fridge")
+    monkeypatch.setattr("jobs.ingest.store_audit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(context, arguments(data=str(folder)))
+    monkeypatch.undo()
     said = r"batch 2, 2026-03-04: volume .*; device: 'fridge', never seen before, takes 100%"
     with pytest.raises(HeldError, match=said) as alarm:
         ingest(context, arguments(data=str(folder)))
     assert "jobs/release.py --batch 2" in str(alarm.value)
     assert context.warehouse.count("impressions") == 3 * 480 + 4_800, "stored"
+    assert before.count() == 3 * 480, "what was admitted does not change under a job's hands"
+    audited = [tuple(row) for row in context.warehouse.read("audit").collect()]
+    with pytest.raises(UnavailableError, match="0 of 8 rows are new"):
+        store_audit(context.warehouse, audited)  # as another machine's ingest that ended a batch of the same number
     label(context, arguments())
     count(context, arguments())
     impressions = context.warehouse.read(context.warehouse.tables.counters("all")).agg(F.sum("impressions_1h")).collect()[0][0]
