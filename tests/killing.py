@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,25 @@ def contents(context: Context) -> dict[str, Any]:
 
 def killed(job: str, arguments: list[str], env: dict[str, str], after_s: float) -> None:
     """Start a job, and kill its whole process group so long after it began; one that has ended by then must have ended well."""
+    with _started(job, arguments, env) as process:
+        time.sleep(after_s)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            assert process.returncode == 0, process.stdout.read() if process.stdout else ""
+
+
+def ended(job: str, arguments: list[str], env: dict[str, str]) -> float:
+    """Seconds that a job took in a process of its own, from when it said that it began."""
+    with _started(job, arguments, env) as process:
+        start = time.monotonic()
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+    return time.monotonic() - start
+
+
+@contextmanager
+def _started(job: str, arguments: list[str], env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     command = ["spark-submit", str(ROOT / "jobs" / f"{job}.py"), *arguments]
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
@@ -78,11 +98,7 @@ def killed(job: str, arguments: list[str], env: dict[str, str], after_s: float) 
             if f"{job}: started" in line:
                 break
         assert any(f"{job}: started" in line for line in said), "".join(said[-20:])
-        time.sleep(after_s)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            assert process.returncode == 0, process.stdout.read() if process.stdout else ""
+        yield process
 
 
 def submitted(settings: Settings) -> dict[str, str]:

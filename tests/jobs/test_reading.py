@@ -228,6 +228,16 @@ def test_a_flag_other_than_0_and_1_is_refused(spark: SparkSession, tmp_path: Pat
     assert found == {"1": refused, "2": refused, "3": None, "4": "malformed row"}
 
 
+def test_a_known_time_that_is_declared_may_lie_ahead_an_event_may_not(spark: SparkSession, tmp_path: Path) -> None:
+    event = {"column": "when", "unit": "s"}
+    contract = contract_of(files="*.csv", format="csv", event_time=event, known_time={"after": "1h"})
+    now = round(datetime.now(UTC).timestamp())
+    header = "id,when,visitor no.,country,price,creative,clicked"
+    (tmp_path / "log.csv").write_text(f"{header}\n1,{now - 60},v,,,x,0\n2,{now + 3600},v,,,x,0\n")
+    found = {row.impression_id: row[REASON] for row in events(spark, tmp_path, contract).collect()}
+    assert found == {"1": None, "2": "event time (when): later than now, wrong zone?"}
+
+
 def test_a_log_without_ids_knows_a_redelivered_file_again(spark: SparkSession, tmp_path: Path) -> None:
     contract = contract_of(files="*.csv", format="csv", event_time={"column": "when", "unit": "s"}, id="content")
     header, row, other = "id,when,visitor no.,country,price,creative,clicked", "1,1772359200,v,,,x,0", "2,1772359200,v,,,x,0"

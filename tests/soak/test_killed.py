@@ -8,10 +8,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 from conf.contract import Contract
+from jobs.command import Context
 from jobs.simulate import write_log
 from jobs.simulation import Plan
 from tests.conftest import context_in
-from tests.killing import ON_THE_LOG, PLAN, killed, killed_contract, run, submitted, table_contents
+from tests.killing import ON_THE_LOG, PLAN, ended, killed, killed_contract, run, submitted, table_contents
 from tests.logs import as_yaml
 
 MOMENTS, SEED = 20, 1
@@ -30,7 +31,8 @@ def test_a_job_killed_at_any_moment_and_run_again_ends_as_an_undisturbed_one(
     for earlier in ON_THE_LOG[: ON_THE_LOG.index(job)]:
         run(earlier, undisturbed, log)
     shutil.copytree(undisturbed.settings.state, tmp_path / "before")
-    seconds = run(job, undisturbed, log)
+    args = ["--data", str(log)] if job == "ingest" else []
+    seconds = ended(job, args, _environment(undisturbed, tmp_path))  # as the killed ones start: cold
     expected = table_contents(undisturbed, {job})
     rng = random.Random(SEED)
     for number in range(MOMENTS):
@@ -39,8 +41,11 @@ def test_a_job_killed_at_any_moment_and_run_again_ends_as_an_undisturbed_one(
         state = tmp_path / f"disturbed{number}"
         shutil.copytree(tmp_path / "before", state)
         context = context_in(state, spark, contract)
-        env = submitted(context.settings.model_copy(update={"contract": tmp_path / "killed.yaml"}))
-        killed(job, ["--data", str(log)] if job == "ingest" else [], env, seconds * moment)
+        killed(job, args, _environment(context, tmp_path), seconds * moment)
         run(job, context, log)
         assert table_contents(context, {job}) == expected
         shutil.rmtree(state)
+
+
+def _environment(context: Context, folder: Path) -> dict[str, str]:
+    return submitted(context.settings.model_copy(update={"contract": folder / "killed.yaml"}))
