@@ -45,8 +45,6 @@ def test_pieces_in_any_order_end_as_the_whole(make_context: Make, demo_contract:
             write_lines(folder / f"{log}-{piece}.json", mine + copies)
         for job in (ingest, *BELOW):
             job(pieces, arguments(data=str(folder)))
-    files = compact(pieces, arguments())
-    assert files["files after"] < files["files before"]
     assert contents(pieces) == contents(whole)
 
     before = {table: pieces.warehouse.version(table) for table in pieces.warehouse.tables.made_by}
@@ -61,6 +59,21 @@ def test_pieces_in_any_order_end_as_the_whole(make_context: Make, demo_contract:
     fates: dict[str, int] = dict(told.collect())
     assert sum(fates.values()) == len(clicked)
     assert {"counted", "repeated", "late", "after"} <= set(fates)
+
+
+def test_compaction_leaves_rows_and_what_commits_say(make_context: Make, demo_contract: Contract) -> None:
+    context = make_context(demo_contract)
+    warehouse = context.warehouse
+    hours = warehouse.spark.range(8).select(F.timestamp_seconds(F.col("id") * 3600).alias("hour")).repartition(4)
+    warehouse.replace(CLOCK, hours, partition_by=[], note={"as_of": "then"})
+    before, version = warehouse.note(CLOCK), warehouse.version(CLOCK)
+    assert compact(context, arguments()) == {"files before": 4, "files after": 1}
+    assert warehouse.count(CLOCK) == 8
+    assert warehouse.version(CLOCK) > version
+    assert warehouse.note(CLOCK) == before
+    assert warehouse.notes_after(CLOCK, version) == []
+    assert warehouse.notes_after(CLOCK, version - 1) == [before]
+    assert warehouse.notes_after(CLOCK, 99) is None, "a version that Delta's log does not have"
 
 
 def test_a_held_day_stays_out_until_it_is_released(
