@@ -63,7 +63,9 @@ def _ingest(context: Context, folder: str) -> tuple[Mapping[str, int], Sequence[
         if files:
             found.append(judged(warehouse, folder, source, files))
     # before the rows, so that nobody ever sees them unmarked
-    write_holds(warehouse, holds_of(warehouse, contract, found, batch), HELD)
+    there = {(hold.batch, hold.date) for hold in held(warehouse)}  # by a run of this number that was killed: it saw more
+    alarms = [hold for hold in holds_of(warehouse, contract, found, batch) if (hold.batch, hold.date) not in there]
+    write_holds(warehouse, alarms, HELD)
     for one in found:
         store(warehouse, one, batch, contract.limits.redelivered)
     audit = audit_rows(warehouse, found, batch)
