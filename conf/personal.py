@@ -10,6 +10,7 @@ import secrets
 from pathlib import Path
 
 from conf.errors import DataError
+from conf.files import first_wins
 from conf.settings import Settings
 
 _BLOCK = 64  # bytes, SHA-256's
@@ -67,9 +68,4 @@ def _create(path: Path) -> None:
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-    try:
-        os.link(fresh, path)  # fails where another process was first: its key is the key
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
+    first_wins(fresh, path)

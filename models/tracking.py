@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.errors import BundleError
+from conf.files import first_wins
 from models.bundle import load_bundle
 
 if TYPE_CHECKING:
@@ -172,9 +173,4 @@ def _make_database(path: Path) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
     _opened(f"{_SQLITE}{fresh}")
-    try:
-        os.link(fresh, path)  # fails where another process was first: its database is the database
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
+    first_wins(fresh, path)
