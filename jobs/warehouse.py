@@ -162,17 +162,29 @@ class Warehouse:
         if self.exists(table):
             self._check(table)
             return
+        self._clear_unborn(table)
         builder = DeltaTable.createIfNotExists(self.spark).location(self.tables.path(table)).addColumns(rows.schema)
         builder = builder.property(_CONTRACT, self.tables.contract.hash).property(_ID_KEY, self.id_key.fingerprint)
         (builder.partitionedBy(*partition_by) if partition_by else builder).execute()
 
-    def _newest_commit(self, table: str) -> tuple[int, dict[str, Any]]:
-        """Version and `commitInfo` of the newest commit, from Delta's own log file: asking Spark takes a second a time."""
+    def _clear_unborn(self, table: str) -> None:
+        """Remove the log, without any commit, that a run killed while it made the table has left: Delta would refuse the path."""
+        files, log = self._log_folder(table)
+        if files.exists(log) and not any(_COMMIT.fullmatch(status.getPath().getName()) for status in files.listStatus(log)):
+            files.delete(log, True)
+
+    def _log_folder(self, table: str) -> tuple[Any, Any]:
+        """The file system and the folder of Delta's log."""
         jvm: Any = self.spark._jvm
         log = jvm.org.apache.hadoop.fs.Path(self.tables.path(table), "_delta_log")
-        files = log.getFileSystem(self.spark._jsc.hadoopConfiguration())
+        return log.getFileSystem(self.spark._jsc.hadoopConfiguration()), log
+
+    def _newest_commit(self, table: str) -> tuple[int, dict[str, Any]]:
+        """Version and `commitInfo` of the newest commit, from Delta's own log file: asking Spark takes a second a time."""
+        files, log = self._log_folder(table)
         names = (str(status.getPath().getName()) for status in files.listStatus(log))
         newest = max(name for name in names if _COMMIT.fullmatch(name))
+        jvm: Any = self.spark._jvm
         stream = files.open(jvm.org.apache.hadoop.fs.Path(log, newest))
         try:
             actions = [json.loads(line) for line in bytes(stream.readAllBytes()).splitlines()]
