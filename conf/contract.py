@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from conf.durations import Duration, format_duration
 
@@ -173,6 +173,13 @@ class Label(Section):
     allowed_lateness: Duration = timedelta(hours=1)
     skew: Duration = timedelta(0)
     complete_through: datetime | None = None  # the log is known to be whole until then
+
+    @field_validator("skew")
+    @classmethod
+    def _at_most_a_day(cls, skew: timedelta) -> timedelta:
+        if skew > timedelta(days=1):
+            raise ValueError("expected at most 1d: labels and counters look so far back for clicks")
+        return skew
 
     @model_validator(mode="before")
     @classmethod

@@ -45,6 +45,7 @@ def test_the_contracts_we_ship_are_valid(name: str) -> None:
         ("user: [user_id]", "user: [[user_id]]", "user: [user_id]", "input should be a valid string"),
         ("  id: impression_id", "  id: []", "  id: impression_id", "should have at least 1 item"),
         ("skew: 5m", "skew: 99999999999d", "label:", "expected a duration that a calendar holds"),
+        ("skew: 5m", "skew: 25h", "label:", "expected at most 1d"),
         ("candidate: [ad_id]", "candidate: 5", "candidate:", "input should be a valid tuple"),
         ("  impression_id: impression_id", "  impression_id: [a, b]", "name: demo", "its id has 1"),
         ("  device: ", "  label: ", "  device: ", 'the tables use the name "label" themselves'),
