@@ -30,7 +30,7 @@ serve: $(INSTALLED) ## keep serving what the newest finished demo promoted, unti
 test: $(INSTALLED) ## the tests; ARGS='-k label -x' goes to pytest
 	@$(ENV) && unset CLICKODDS_CONTRACT CLICKODDS_PROJECT CLICKODDS_STATE CLICKODDS_REDIS && $(BIN)/python -m pytest $(ARGS)
 
-soak-log: $(INSTALLED) ## logs of 300,000 impressions with every fault, against their own books; jobs killed at 20 moments; two hours
+soak-log: $(INSTALLED) ## logs of 300,000 impressions with every fault, against their own books; jobs killed at 20 moments; long
 	@$(MAKE) test ARGS='-n0 -m soak tests/soak $(ARGS)'
 
 lint: $(INSTALLED) ## ruff and mypy
@@ -42,7 +42,7 @@ bench: $(INSTALLED) bench-asof bench-log ## the measurements of bench/, one line
 bench-asof: $(INSTALLED) ## our as-of join against Feast and DuckDB, into docs/benchmarks.md; ARGS='--impressions 100000'
 	@$(BIN)/python -m bench.asof $(ARGS)
 
-bench-log: $(INSTALLED) ## the log's jobs at 10^6, 3 x 10^6 and 10^7 impressions, into docs/benchmarks.md; about two hours
+bench-log: $(INSTALLED) ## the log's jobs at 10^6, 3 x 10^6 and 10^7 impressions, into docs/benchmarks.md; long
 	@$(BIN)/python -m bench.log $(ARGS)
 
 env: $(INSTALLED) ## variables for spark-submit and feast by hand: eval "$(make env)"

@@ -59,7 +59,7 @@ def write_holds(warehouse: Warehouse, holds: Sequence[Hold], state: str) -> None
         return
     number = max((entry.entry for entry in _entries(warehouse)), default=0)
     rows = [(number + i, hold.batch, hold.date, hold.reason, state) for i, hold in enumerate(holds, start=1)]
-    warehouse.add_all_new("holds", warehouse.spark.createDataFrame(rows, HOLDS), len(rows), same="t.entry = s.entry")
+    warehouse.add_entries("holds", rows, HOLDS, same="t.entry = s.entry")
 
 
 def _entries(warehouse: Warehouse) -> list[Row]:

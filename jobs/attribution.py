@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 from conf.contract import Label
 from conf.durations import format_duration
 from jobs.parsing import later
+from jobs.touched import days_before
 
 COUNTED = "counted_timestamp"
 _RULE_VERSION = 1  # of `counted_clicks` itself
@@ -66,7 +67,7 @@ def fates(impressions: DataFrame, clicks: DataFrame, label: Label, *, within: ti
     known_after_h: full hours from the impression until the click was known, null for orphans.
     """
     # earlier clicks of the same impressions may have been first
-    mine = clicks.where(F.col("date") >= F.lit(_days_before(since, label.attribution_window + label.skew)))
+    mine = clicks.where(F.col("date") >= F.lit(days_before(since, label.attribution_window + label.skew)))
     shown = impressions.where(F.col("date") >= F.lit(since - within))
     shown = shown.select("impression_id", "event_timestamp", F.col("date").alias("shown_on"))
     clicked = mine.select("impression_id", "click_timestamp", F.col("known_timestamp").alias("click_known"), "date")
@@ -87,11 +88,6 @@ def fates(impressions: DataFrame, clicks: DataFrame, label: Label, *, within: ti
     hours = F.floor((F.unix_micros("click_known") - F.unix_micros("event_timestamp")) / F.lit(3_600_000_000))
     told = clicked.join(shown, near, "left").select("date", fate.alias("fate"), hours.alias("known_after_h"))
     return told.where(F.col("date") >= F.lit(since)).groupBy("fate", "known_after_h", "date").agg(F.count("*").alias("clicks"))
-
-
-def _days_before(since: date, span: timedelta) -> date:
-    """The first date of the `span` before `since`, which may be the beginning of all."""
-    return since - min(-(-span // timedelta(days=1)) * timedelta(days=1), since - date(1970, 1, 1))
 
 
 def newest_known(impressions: DataFrame, clicks: DataFrame) -> datetime | None:

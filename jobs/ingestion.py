@@ -195,7 +195,7 @@ def store_audit(warehouse: Warehouse, rows: Sequence[AuditRow]) -> None:
 
     Jobs below ask for batches after the one that they have seen: none may be added to behind their back.
     """
-    warehouse.add_all_new("audit", warehouse.spark.createDataFrame(rows, _AUDIT), len(rows), same="t.batch >= s.batch")
+    warehouse.add_entries("audit", rows, _AUDIT, same="t.batch >= s.batch")
 
 
 def counts_of(rows: Sequence[AuditRow], log: str) -> dict[str, int]:

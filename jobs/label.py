@@ -21,7 +21,7 @@ from conf.errors import DataError
 from jobs.admission import admitted
 from jobs.attribution import counted_clicks, fates, is_mature, label_version, log_time, newest_known
 from jobs.command import Context, job_parser, log, run_job
-from jobs.touched import event_date_touched, seen_now
+from jobs.touched import DAY, days_before, event_date_touched, seen_now
 from jobs.warehouse import EVERYTHING, Note
 
 
@@ -42,7 +42,8 @@ def label(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     else:
         log.info("label: %s", "all dates" if since == EVERYTHING else f"from {since} on")
         near = impressions.where(F.col("date") >= F.lit(since))
-        counted = near.transform(counted_clicks(clicks.where(F.col("date") >= F.lit(_back(since))), rule))
+        clicks_since = days_before(since, DAY)  # by the clocks' skew a click may be dated before its impression
+        counted = near.transform(counted_clicks(clicks.where(F.col("date") >= F.lit(clicks_since)), rule))
         mature = near.where(is_mature(rule, as_of)).select("impression_id", "event_timestamp", "date")
         labels = mature.join(counted.select("impression_id", "click_timestamp"), "impression_id", "left").select(
             "impression_id",
@@ -52,8 +53,8 @@ def label(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
             F.lit(label_version(rule)).alias("label_version"),
             "date",
         )
-        told = fates(impressions, clicks, rule, within=contract.limits.redelivered, since=_back(since))
-        warehouse.replace("click_fates", told, partition_by=["date"], since=_back(since))
+        told = fates(impressions, clicks, rule, within=contract.limits.redelivered, since=clicks_since)
+        warehouse.replace("click_fates", told, partition_by=["date"], since=clicks_since)
         warehouse.replace("labels", labels, partition_by=["date"], since=since, note=note)
     made = warehouse.read("labels").agg(F.count("*"), F.count_if(F.col("label") == 1)).collect()[0]
     if not made[0]:
@@ -74,11 +75,6 @@ def _since(context: Context, note: Note, *, full: bool) -> date | None:
     if now > before:  # what was too young then
         dates.append((before - rule.attribution_window - rule.allowed_lateness).astimezone(UTC).date())
     return min((day for day in dates if day is not None), default=None)
-
-
-def _back(since: date) -> date:
-    """A day earlier: a click may be dated before its impression, by the clocks' skew."""
-    return since if since == EVERYTHING else date.fromordinal(since.toordinal() - 1)
 
 
 def moment(text: str) -> datetime:

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from conf.contract import ALL_KEY, AS_OF, CLOCK, SCOPE
 from conf.environment import environment
 from conf.errors import DataError, UnavailableError
+from conf.files import write_whole
 from conf.settings import ROOT
 from jobs.command import Context, log
 from jobs.touched import date_rebuilt
@@ -47,9 +48,7 @@ def materialize(context: Context, args: argparse.Namespace) -> Mapping[str, int]
             log.warning("materialize: Redis does not hold what was left there: filled anew")
         start = _start(context, tables, last) if last and there == last["end"] else oldest
         store.materialize(_utc(start), _utc(end))
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps({"versions": versions, "end": end}))
-    aside.replace(path)  # whole or not at all
+    write_whole(path, json.dumps({"versions": versions, "end": end}))
     return {"hours materialized": (end - start) // _HOUR_US}
 
 

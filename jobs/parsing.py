@@ -52,7 +52,7 @@ def _since_epoch(column: Column, unit: str) -> Column:
     # a number may be a decimal whose microseconds are none: one such row must not end the job
     rounded = F.floor(F.try_multiply(F.trim(column).try_cast("decimal(38,9)"), F.lit(1_000_000)) / _A_SECOND[unit] + 0.5)
     micros = rounded.try_cast("bigint")
-    if 1_000_000 % _A_SECOND[unit] == 0:  # whole numbers, the rule, at a tenth of a decimal's cost
+    if 1_000_000 % _A_SECOND[unit] == 0:  # whole numbers, the rule, need no decimals
         micros = F.coalesce(F.try_multiply(F.trim(column).try_cast("bigint"), F.lit(1_000_000 // _A_SECOND[unit])), micros)
     return F.timestamp_micros(micros)
 

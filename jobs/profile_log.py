@@ -13,12 +13,12 @@ impressions. The driver gets sums only: at most 1,500 bins of time, 2,000 groups
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from conf.errors import DataError
+from conf.files import write_whole
 from jobs.command import Context, job_parser, run_job
 from jobs.profile_page import page
 from jobs.profile_report import report
@@ -32,18 +32,11 @@ def profile_log(context: Context, args: argparse.Namespace) -> Mapping[str, int]
     folder, html = Path(args.out), page(profile)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "profile.json", json.dumps(profile, indent=1) + "\n")
-        _write(folder / "profile.html", html)
+        write_whole(folder / "profile.json", json.dumps(profile, indent=1) + "\n")
+        write_whole(folder / "profile.html", html)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written, expected a folder of this machine ({error.strerror})") from None
     return {"impressions": profile["impressions"], "labels": profile["labels"]["rows"], "bytes": len(html.encode())}
-
-
-def _write(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8", newline="\n")
-    fresh.replace(path)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,6 +18,11 @@ from jobs.warehouse import EVERYTHING, Note, Warehouse
 DAY = timedelta(days=1)
 
 
+def days_before(day: date, span: timedelta) -> date:
+    """The date of `span`, in days begun, before `day`; no earlier than EVERYTHING."""
+    return max(day - -(-span // DAY) * DAY, EVERYTHING)
+
+
 def seen_now(warehouse: Warehouse) -> dict[str, int]:
     """Ingest's newest finished batch and newest hold entry: take it before the events are read."""
     warehouse.read("impressions")  # says that ingest must run first
@@ -28,7 +33,8 @@ def seen_now(warehouse: Warehouse) -> dict[str, int]:
 def _touching(warehouse: Warehouse, note: Note) -> DataFrame:
     """Audit rows of the batches that came, were held or were released after `note`, and maybe of more.
 
-    Rows that a killed run left are audited under a later number than they bear, so from the first changed batch on all count.
+    Rows of a run that lost against another machine's are audited under a later number than they bear, so from the first changed
+    batch on all count.
     """
     _, batches = changed_batches(warehouse, note["entry"])
     return warehouse.read("audit").where(F.col("batch") >= min([note["batch"] + 1, *batches]))
@@ -38,9 +44,9 @@ def event_date_touched(warehouse: Warehouse, contract: Contract, note: Note) -> 
     """The first date of an impression that may have another label since `note`; None where there is none."""
     earliest = F.min(F.array_min("event_dates"))
     by_log: dict[str, date | None] = dict(_touching(warehouse, note).groupBy("log").agg(earliest).collect())
-    window = -(-contract.label.attribution_window // DAY) * DAY  # a click's impression lies so far before it
     carries_clicks = {"clicks"} if contract.clicks.flag is None else {"impressions"}
-    dates = [day - window if log in carries_clicks else day for log, day in by_log.items() if day is not None]
+    window = contract.label.attribution_window  # a click's impression lies so far before it
+    dates = [days_before(day, window) if log in carries_clicks else day for log, day in by_log.items() if day is not None]
     return min(dates, default=None)
 
 

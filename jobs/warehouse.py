@@ -72,10 +72,11 @@ class Warehouse:
             merged = target.merge(rows.alias("s"), same).whenNotMatchedInsertAll().execute()
         return int(merged.collect()[0]["num_inserted_rows"])
 
-    def add_all_new(self, table: str, rows: DataFrame, count: int, *, same: str) -> None:
-        """Add `count` rows that must all be new, see `add_new`. Raises UnavailableError where another writer came first."""
-        if (added := self.add_new(table, rows, same=same, partition_by=[])) != count:
-            said = f"{table}: another job wrote it meanwhile, {added} of {count} rows are new"
+    def add_entries(self, table: str, rows: Sequence[tuple[Any, ...]], schema: str, *, same: str) -> None:
+        """Add a few rows that must all be new, see `add_new`. Raises UnavailableError where another writer came first."""
+        added = self.add_new(table, self.spark.createDataFrame(rows, schema), same=same, partition_by=[])
+        if added != len(rows):
+            said = f"{table}: another job wrote it meanwhile, {added} of {len(rows)} rows are new"
             raise UnavailableError(f"{said}: run this one again")
 
     def replace(
@@ -170,7 +171,7 @@ class Warehouse:
     def _clear_unborn(self, table: str) -> None:
         """Remove the log, without any commit, that a run killed while it made the table has left: Delta would refuse the path."""
         files, log = self._log_folder(table)
-        if files.exists(log) and not any(_COMMIT.fullmatch(status.getPath().getName()) for status in files.listStatus(log)):
+        if files.exists(log) and not _commits(files, log):
             files.delete(log, True)
 
     def _log_folder(self, table: str) -> tuple[Any, Any]:
@@ -182,10 +183,9 @@ class Warehouse:
     def _newest_commit(self, table: str) -> tuple[int, dict[str, Any]]:
         """Version and `commitInfo` of the newest commit, from Delta's own log file: asking Spark takes a second a time."""
         files, log = self._log_folder(table)
-        names = (str(status.getPath().getName()) for status in files.listStatus(log))
-        newest = max(name for name in names if _COMMIT.fullmatch(name))
-        jvm: Any = self.spark._jvm
-        stream = files.open(jvm.org.apache.hadoop.fs.Path(log, newest))
+        commits = _commits(files, log)
+        newest = max(commits)
+        stream = files.open(commits[newest])
         try:
             actions = [json.loads(line) for line in bytes(stream.readAllBytes()).splitlines()]
         finally:
@@ -212,6 +212,12 @@ class Warehouse:
                 "restore that key (CLICKODDS_ID_KEY, or id.key in the state folder)"
             )
         self._checked.add(table)
+
+
+def _commits(files: Any, log: Any) -> dict[str, Any]:
+    """Name -> path of the commits in a log folder."""
+    paths = {str(status.getPath().getName()): status.getPath() for status in files.listStatus(log)}
+    return {name: path for name, path in paths.items() if _COMMIT.fullmatch(name)}
 
 
 def _parsed(metadata: str | None) -> Note:

@@ -46,6 +46,7 @@ def test_jobs_killed_in_the_middle_and_run_again_end_as_undisturbed_ones(
     env = submitted(disturbed.settings.model_copy(update={"contract": contract_file}))
     rng = random.Random()  # another moment each time, told where the test fails
     for job in STEPS:
+        # up to more than was timed, in a warm session: a process of its own takes longer
         for moment in [rng.uniform(0, 1.6) for _ in range(2 if job in ON_THE_LOG else 1)]:
             print(f"{job} killed after {moment:.2f} of {seconds[job]:.1f} s")  # noqa: T201
             killed(job, ["--data", str(log)] if job == "ingest" else [], env, seconds[job] * moment)
