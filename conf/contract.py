@@ -228,7 +228,7 @@ class Limits(Section):
     click_rate: Ratio | None = None
     new_category: Share | None = None
     first: datetime = datetime(2000, 1, 1, tzinfo=UTC)  # no event is older
-    redelivered: Duration = timedelta(days=30)  # a copy of an event, or its click, comes within so many days of it
+    redelivered: Duration = timedelta(days=30)  # an id that comes again, dated this near, is a copy; clicks look so far back
     candidates: Annotated[int, Field(ge=1, le=1000)] = 200
 
     @model_validator(mode="before")
@@ -279,6 +279,14 @@ class Contract(Section):
         waited = self.label.attribution_window + self.label.allowed_lateness
         if self.clicks.flag and not self.clicks.event_time and known_after > waited:
             raise ValueError("found clicks known after attribution_window + allowed_lateness, expected earlier: none would count")
+        return self
+
+    @model_validator(mode="after")
+    def _copies_are_looked_for_long_enough(self) -> Self:
+        waited = self.label.attribution_window + self.label.allowed_lateness
+        if self.limits.redelivered < waited:
+            least = f"at least attribution_window + allowed_lateness, {format_duration(waited)}"
+            raise ValueError(f"found limits.redelivered {format_duration(self.limits.redelivered)}, expected {least}")
         return self
 
     @cached_property

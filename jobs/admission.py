@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from jobs.warehouse import Warehouse
@@ -32,10 +32,20 @@ class Hold:
 def admitted(warehouse: Warehouse, table: str) -> DataFrame:
     """The events of `impressions` or `clicks` that count."""
     events = warehouse.read_now(table)  # before the holds: rows that come later may be held by an entry that comes later
-    for hold in held(warehouse):
+    return events.where(~_of_any(held(warehouse)))
+
+
+def held_back(warehouse: Warehouse, table: str) -> DataFrame:
+    """The events of `impressions` or `clicks` that do not."""
+    return warehouse.read_now(table).where(_of_any(held(warehouse)))
+
+
+def _of_any(holds: Sequence[Hold]) -> Column:
+    condition = F.lit(False)
+    for hold in holds:
         theirs = F.col("batch") == hold.batch
-        events = events.where(~(theirs & (F.col("date") == F.lit(hold.date)) if hold.date else theirs))
-    return events
+        condition = condition | (theirs & (F.col("date") == F.lit(hold.date)) if hold.date else theirs)
+    return condition
 
 
 def held(warehouse: Warehouse) -> list[Hold]:

@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.contract import Contract
-from jobs.admission import Hold, admitted
+from jobs.admission import Hold, admitted, held, held_back
 from jobs.breaker import TRAILING, HourCounts, alarms
 from jobs.ingestion import CLICK_IDENTITY, Judged
 from jobs.warehouse import Warehouse
@@ -29,8 +29,9 @@ def holds_of(warehouse: Warehouse, contract: Contract, found: Sequence[Judged], 
     spans = [span for one in found if (span := one.dates)]
     if spans and (limits.volume or limits.click_rate):
         first, last = min(span[0] for span in spans), max(span[1] for span in spans)
-        hours, passed, days = _hour_counts(warehouse, found, first - TRAILING, last)
-        reasons = alarms(hours, days, limits, passed=passed)
+        hours, passed, days = _hour_counts(warehouse, found, (first, last), limits.redelivered)
+        unknown = _held_hours(warehouse, first - TRAILING, last)
+        reasons = alarms(hours, days, limits, passed=passed, unknown=unknown)
     if limits.new_category is not None:
         for day, said in _new_categories(warehouse, contract, found, limits.new_category):
             reasons.setdefault(day, []).append(said)
@@ -38,9 +39,13 @@ def holds_of(warehouse: Warehouse, contract: Contract, found: Sequence[Judged], 
 
 
 def _hour_counts(
-    warehouse: Warehouse, found: Sequence[Judged], first: date, last: date
+    warehouse: Warehouse, found: Sequence[Judged], span: tuple[date, date], redelivered: timedelta
 ) -> tuple[dict[datetime, HourCounts], datetime, set[date]]:
-    """Counts of every hour of the tables and the batch together, how far the log has come, and the batch's dates."""
+    """Counts of every hour of the tables and the batch together, how far the log has come, and the dates of its new events.
+
+    span: the batch's first and last date; the tables count from the trailing days on.
+    """
+    first, last = span
     parts, known = [], []
     for table, time, identity in (
         ("impressions", "event_timestamp", ("impression_id",)),
@@ -48,12 +53,13 @@ def _hour_counts(
     ):
         old = admitted(warehouse, table) if warehouse.exists(table) else None
         fresh = [rows for one in found if (rows := _events(one, table)) is not None]
-        near = None if old is None else old.where(F.col("date").between(F.lit(first), F.lit(last)))
+        near = None if old is None else old.where(F.col("date").between(F.lit(first - TRAILING), F.lit(last)))
         for new, rows in [(False, near), *((True, rows) for rows in fresh)]:
             if rows is None:
                 continue
             if new and old is not None:
-                rows = rows.join(warehouse.read(table).select(*identity), list(identity), "left_anti")
+                copies = F.col("date").between(F.lit(first - redelivered), F.lit(last + redelivered))
+                rows = rows.join(warehouse.read(table).where(copies).select(*identity), list(identity), "left_anti")
             hour = F.date_trunc("hour", time)
             counted = rows.groupBy(hour.alias("hour")).agg(F.count("*").alias("n"), F.max("known_timestamp").alias("known"))
             parts.append(counted.select(F.unix_micros("hour").alias("hour"), F.lit(table).alias("table"), F.lit(new).alias("new"),
@@ -72,6 +78,14 @@ def _hour_counts(
     return {at: HourCounts(**n) for at, n in counts.items()}, passed - timedelta(microseconds=passed.microsecond), days
 
 
+def _held_hours(warehouse: Warehouse, first: date, last: date) -> set[datetime]:
+    if not warehouse.exists("impressions") or not held(warehouse):
+        return set()
+    rows = held_back(warehouse, "impressions").where(F.col("date").between(F.lit(first), F.lit(last)))
+    hours = rows.select(F.unix_micros(F.date_trunc("hour", "event_timestamp")).alias("hour")).distinct()
+    return {_utc(row.hour) for row in hours.collect()}
+
+
 def _events(one: Judged, table: str) -> DataFrame | None:
     if table == "clicks":
         return one.clicks()
@@ -81,25 +95,32 @@ def _events(one: Judged, table: str) -> DataFrame | None:
 def _new_categories(
     warehouse: Warehouse, contract: Contract, found: Sequence[Judged], limit: float
 ) -> list[tuple[date, str]]:
-    """(date, reason) of each value of a category that no admitted row had before and that takes more than `limit` of a day."""
+    """(date, reason) of each value of a category that no row had before that date and that takes more than `limit` of it.
+
+    Admitted rows of the date itself count as before, so that a day that comes in parts is told once.
+    """
     columns = [n for n, c in contract.columns.items() if c.type == "category" and not c.personal]
     ours = next((one for one in found if one.source.table == "impressions" and one.dates), None)
     if ours is None or not columns or not warehouse.exists("impressions"):
         return []
-    first = min(ours.dates or (date.max,))
-    before = admitted(warehouse, "impressions").where(F.col("date").between(F.lit(first - TRAILING), F.lit(first)))
+    first, last = ours.dates or (date.max, date.min)
+    before = admitted(warehouse, "impressions").where(F.col("date").between(F.lit(first - TRAILING), F.lit(last)))
     if before.isEmpty():
         return []
     rows = ours.impressions().withColumn("date", F.to_date("event_timestamp"))
     of_day = rows.groupBy("date").agg(F.count("*").alias("of_day"))
     said = []
     for name in columns:
-        unseen = rows.where(F.col(name).isNotNull()).join(before.select(name).distinct(), name, "left_anti")
-        counted = unseen.groupBy("date", name).count().join(of_day, "date").where(F.col("count") > limit * F.col("of_day"))
+        value = F.col(name).alias("value")
+        counted = rows.where(F.col(name).isNotNull()).groupBy("date", value).agg(F.count("*").alias("n")).join(of_day, "date")
+        here = rows.groupBy(value).agg(F.min("date").alias("first_here"))
+        there = before.groupBy(value).agg(F.min("date").alias("first_there"))
+        large = counted.where(F.col("n") > limit * F.col("of_day")).join(here, "value").join(there, "value", "left")
+        began = (F.col("date") == F.col("first_here")) & F.coalesce(F.col("first_there") > F.col("date"), F.lit(True))
         said += [
-            (row.date, f"{name}: {row[name]!r}, never seen before, takes {row['count'] / row.of_day:.0%}, "
+            (row.date, f"{name}: {row.value!r}, never seen before, takes {row.n / row.of_day:.0%}, "
              f"expected at most {limit:.0%} (limits.new_category)")
-            for row in counted.collect()
+            for row in large.where(began).collect()
         ]  # fmt: skip
     return said
 

@@ -6,7 +6,7 @@ contract's limits even after allowing for chance (Poisson counts, 2.58 standard 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -26,19 +26,22 @@ class HourCounts:
 
 
 def alarms(
-    hours: Mapping[datetime, HourCounts], judged: Iterable[date], limits: Limits, *, passed: datetime
-) -> dict[date, list[str]]:
+    hours: Mapping[datetime, HourCounts], judged: Iterable[date], limits: Limits, *, passed: datetime,
+    unknown: Container[datetime] = (),
+) -> dict[date, list[str]]:  # fmt: skip
     """Reasons by date; a date without any is missing.
 
     hours: counts of each hour (UTC, tz-aware) with an event, the new batch's among them. judged: the batch's dates. passed: how
-    far the log's clock has come. A date that is held here is not what later dates are compared with.
+    far the log's clock has come. unknown: hours of which rows are held back, so that nothing can be said of them. A date that is
+    held here is not what later dates are compared with.
     """
     found: dict[date, list[str]] = {}
     if not hours:
         return found
     first_whole = min(hours) + HOUR  # a log seldom starts with the hour
+    hours = {at: counts for at, counts in hours.items() if at not in unknown}
     for day in sorted(set(judged)):
-        seen = [at for at in _hours_of(day) if first_whole <= at and at + HOUR <= passed]
+        seen = [at for at in _hours_of(day) if first_whole <= at and at + HOUR <= passed and at not in unknown]
         reasons = _reasons(hours, seen, _references(hours, day, found), limits, first_whole)
         if reasons:
             found[day] = reasons

@@ -1,9 +1,9 @@
 """Build the training set: each labelled impression with the raw values that serving would have had at its time.
 
 Of each key the newest counter row with published_at <= event time; nothing that became known later can enter. Of impressions that
-were not clicked the contract's share is kept (sampling.negatives), told by a hash of the id, with its inverse as the weight. Rows
-in = rows out is checked. Rebuilt from the first date whose labels or counters were since the last run, in one commit; `--full`
-rebuilds everything, and ends in the same rows.
+were not clicked the contract's share is kept (sampling.negatives), told by a hash of the id, with its inverse as the weight.
+Before anything is written each label is found to have its one impression. Rebuilt from the first date whose labels or counters
+were since the last run, in one commit; `--full` rebuilds everything, and ends in the same rows.
 
 Cost: over the dates that are rebuilt, one shuffle of the impressions for each key whose counters are not small, at least one
 (docs/asof.md).
@@ -14,7 +14,7 @@ Cost: over the dates that are rebuilt, one shuffle of the impressions for each k
 import argparse
 import sys
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 
 from pyspark.sql import functions as F
 
@@ -22,14 +22,14 @@ from conf.errors import DataError
 from jobs.command import Context, job_parser, log, run_job
 from jobs.features import raw_columns, with_counters
 from jobs.sampling import sampled
-from jobs.touched import date_rebuilt
+from jobs.touched import date_rebuilt, days_before
 from jobs.warehouse import EVERYTHING
 
 TABLE = "training_set"
 
 
 def build_training_set(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
-    """Write `training_set`; counts of its rows and clicks. Raises DataError where a row was lost or doubled."""
+    """Write `training_set`; counts of its rows and clicks. Raises DataError where labels and impressions do not agree."""
     warehouse, contract = context.warehouse, context.contract
     sources = ["labels", *(warehouse.tables.counters(key) for key in contract.counted_keys)]
     versions = {table: warehouse.version(table) for table in sources}
@@ -39,18 +39,19 @@ def build_training_set(context: Context, args: argparse.Namespace) -> Mapping[st
     else:
         log.info("build_training_set: %s", "all dates" if since == EVERYTHING else f"from {since} on")
         recent = F.col("date") >= F.lit(since)
+        longest = timedelta(hours=contract.window_hours[contract.longest_window])
+        usable = F.col("date") >= F.lit(days_before(since, longest + contract.publication_delay))
         labels = warehouse.read("labels").where(recent).transform(sampled(contract.sampling)).persist()
-        features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)))
+        features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)).where(usable))
         impressions = warehouse.read("impressions").where(recent).select("impression_id", *contract.columns, "date")
         kept = labels.select("impression_id", "event_timestamp", "label", "weight", "date")
-        rows = impressions.join(kept, ["impression_id", "date"]).transform(features)
-        rows = rows.select("impression_id", *raw_columns(contract), "label", "weight", "date")
-        written = warehouse.replace(TABLE, rows, partition_by=["date"], since=since, note={"versions": versions})
-        expected = labels.count()
+        labelled = impressions.join(kept, ["impression_id", "date"])
+        found, expected = labelled.count(), labels.count()
+        if found != expected:
+            raise DataError(f"{TABLE}: {found:,} impressions have labels, expected {expected:,}: run jobs/label.py again")
+        rows = labelled.transform(features).select("impression_id", *raw_columns(contract), "label", "weight", "date")
+        warehouse.replace(TABLE, rows, partition_by=["date"], since=since, note={"versions": versions})
         labels.unpersist()
-        if written != expected:
-            warehouse.replace(TABLE, rows.limit(0), partition_by=["date"], note={"versions": {}})  # the next run rebuilds all
-            raise DataError(f"{TABLE}: {written:,} rows, expected the {expected:,} of labels: run jobs/label.py again")
     made = warehouse.read(TABLE).agg(F.count("*"), F.count_if(F.col("label") == 1)).collect()[0]
     return {TABLE: made[0], "clicked": made[1]}
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from conf.contract import Contract
 from conf.contract_file import load_contract
@@ -46,8 +47,7 @@ def run_job(name: str, job: Job, parser: argparse.ArgumentParser) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     log.setLevel(logging.INFO)
     try:
-        settings = load_settings(args.env)
-        contract = load_contract(args.contract or settings.contract)
+        settings, contract = installation(args)
         id_key = load_id_key(settings, create=True)
         with spark_session(name) as spark:
             warehouse = Warehouse(spark, Tables(str(settings.warehouse), contract), id_key)
@@ -56,6 +56,15 @@ def run_job(name: str, job: Job, parser: argparse.ArgumentParser) -> int:
         log.error("%s: refused\n%s", name, error)  # the text is for a person; a trace would hide it
         return error.exit_code
     return 0
+
+
+def installation(args: argparse.Namespace) -> tuple[Settings, Contract]:
+    """Settings and contract that the arguments name; the settings name that contract too. Raises ClickoddsError."""
+    settings = load_settings(args.env)
+    if not args.contract:
+        return settings, load_contract(settings.contract)
+    # for what is opened by the settings alone, such as Feast's repository
+    return settings.model_copy(update={"contract": Path(args.contract).resolve()}), load_contract(args.contract)
 
 
 def timed(name: str, job: Job, context: Context, args: argparse.Namespace) -> Mapping[str, int]:

@@ -66,11 +66,13 @@ def impression_events(contract: Contract, key: IdKey) -> Transform:
             flag = _flag(raw(clicks.flag))
             at = time(raw(clicks.event_time.column), clicks.event_time) if clicks.event_time else event
             reasons.append(refuse_when(flag.isNull(), f"click flag ({clicks.flag}): not 0 or 1"))
-            reasons.append(refuse_when((flag == 1) & at.isNull(), "click time: unreadable where the flag is 1"))
+            click_known_at = known(at, clicks.known_time)
+            found = time_reasons(at, "click time where the flag is 1", contract) if clicks.event_time else []
+            found += _known_reasons(click_known_at, clicks.known_time, contract)
+            reasons += [F.when(flag == 1, reason) for reason in found]
             click = F.when(flag == 1, at)
             # the row itself arrived no earlier than its own known time
-            click_known = F.when(flag == 1, F.greatest(known(at, clicks.known_time), known_at))
-            reasons.append(refuse_when((flag == 1) & click_known.isNull(), "click known time: unreadable where the flag is 1"))
+            click_known = F.when(flag == 1, F.greatest(click_known_at, known_at))
         rows, reason = _computed(rows, "reason", first_reason(reasons))
         return rows.select(
             impression_id.alias("impression_id"),

@@ -21,7 +21,7 @@ from jobs.materialize import materialize
 
 
 def hourly(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
-    """One round; counts of what was ingested, of labels, and of the seconds of the log that were materialized."""
+    """One round; counts of what was ingested, of labels, and of the hours of the log that were materialized."""
     with lease(context.settings.state / "leases", f"hourly-{context.contract.name}"):
         alarm: HeldError | None = None
         counts: dict[str, int] = {}

@@ -5,7 +5,8 @@ duplicate. A file is done when the audit has it, which is written last; a run th
 to quarantine with their reason. A batch above the contract's limits is stored, but held back from labels and counters until
 jobs/release.py lets it go: exit code 65. Another ingest of the contract at work: exit code 75.
 
-Cost: reads the new files twice at most, and the ids of the tables' days around theirs (limits.redelivered) once.
+Cost: reads the new files once, a batch with a damaged file three times; and the ids of the tables' days around theirs
+(limits.redelivered) once.
 
     spark-submit jobs/ingest.py --contract conf/contracts/amexpert.yaml --data ../logs
 """
@@ -44,12 +45,15 @@ def ingest(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
 
 
 def continuously(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
-    """Ingest, and again every so often where the arguments say so, until it is interrupted or refused."""
-    counts = ingest(context, args)
-    while args.every is not None:
+    """Ingest, and again every so often where the arguments say so, until it is interrupted or refused; what is held is said."""
+    if args.every is None:
+        return ingest(context, args)
+    while True:
+        try:
+            timed("ingest", ingest, context, args)
+        except HeldError as error:
+            log.error("ingest: held back\n%s", error)
         time.sleep(args.every.total_seconds())
-        counts = timed("ingest", ingest, context, args)
-    return counts
 
 
 def _ingest(context: Context, folder: str) -> tuple[Mapping[str, int], Sequence[Hold]]:

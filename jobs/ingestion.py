@@ -98,7 +98,10 @@ class Judged:
 
 
 def judged(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence[LogFile]) -> Judged:
-    """Read and judge `files`. Raises DataError for what Spark cannot read at all, and where nothing was acceptable."""
+    """Read and judge `files`. Raises DataError for what Spark cannot read at all, and where a log begins with nothing good.
+
+    Later a delivery of refused rows only is the breaker's affair: it is stored, and the files after it are taken.
+    """
     where = f"{folder}/{source.files.files}"
     there = [file for file in files if file.length] or files[:1]
     try:
@@ -106,11 +109,11 @@ def judged(warehouse: Warehouse, folder: str, source: LogSource, files: Sequence
     except (PySparkException, Py4JJavaError) as error:
         raise DataError(f"{where}: Spark cannot read it: {_told(error)}") from error
     found = Judged(source, files, rows, verdicts)
-    if not found.verdicts and not warehouse.exists(source.table):
+    if found.dates or warehouse.exists(source.table):
+        return found
+    if not found.verdicts:
         raise DataError(f"{where}: no row in any file, expected a log")
-    if found.verdicts and not found.dates:
-        raise DataError(f"{where}: every row refused, nothing was taken; is the contract right?\n{found.reasons()}")
-    return found
+    raise DataError(f"{where}: every row refused, nothing was taken; is the contract right?\n{found.reasons()}")
 
 
 def _read(spark: SparkSession, folder: str, source: LogSource, files: Sequence[LogFile]) -> tuple[DataFrame, list[Verdict]]:
@@ -119,7 +122,7 @@ def _read(spark: SparkSession, folder: str, source: LogSource, files: Sequence[L
     try:
         return _with_verdicts(read_rows(spark, folder, source.files, paths, source.needed), source)
     except (PySparkException, Py4JJavaError):
-        spoiled = set(damaged_paths(spark, paths))
+        spoiled = set(damaged_paths(spark, source.files, paths))
         if not spoiled:
             raise
     damaged = [(file.path, file.source_file, file.modified) for file in files if file.path in spoiled]
@@ -154,7 +157,8 @@ def store(warehouse: Warehouse, found: Judged, batch: int, redelivered: timedelt
             first, last = clicks.agg(F.min(day), F.max(day)).collect()[0]
             rows.append(("clicks", clicks, CLICK_IDENTITY, CLICK_TIMESTAMP, (first, last) if first else found.dates))
         for table, events, identity, dated_by, (first, last) in rows:
-            near = f"t.date >= '{first - redelivered}' AND t.date <= '{last + redelivered}'"
+            apart = redelivered if dated_by not in identity else timedelta(0)  # how far from its copy an event may be dated
+            near = f"t.date >= '{first - apart}' AND t.date <= '{last + apart}'"
             same = " AND ".join([near, *(f"t.{name} = s.{name}" for name in identity)])
             numbered = events.select("*", F.lit(batch).cast("bigint").alias("batch"), F.to_date(dated_by).alias("date"))
             warehouse.add_new(table, numbered, same=same, partition_by=["date"])

@@ -35,7 +35,6 @@ class LogSource:
     columns: tuple[str, ...]
     dated_by: str
     with_clicks: bool  # rows carry in-line clicks
-    refused_limit: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ def impression_source(contract: Contract, key: IdKey) -> LogSource:
         columns=(*IMPRESSION_COLUMNS, *contract.columns),
         dated_by="event_timestamp",
         with_clicks=contract.clicks.flag is not None,
-        refused_limit=contract.limits.refused,
     )
 
 
@@ -79,14 +77,13 @@ def click_source(contract: Contract, key: IdKey) -> LogSource:
         columns=CLICK_COLUMNS,
         dated_by=CLICK_TIMESTAMP,
         with_clicks=False,
-        refused_limit=contract.limits.refused,
     )
 
 
 def new_files(warehouse: Warehouse, folder: str, source: LogSource) -> list[LogFile]:
-    """Files that the audit does not have yet, by name. Raises DataError where there is no file at all."""
+    """Files that the audit does not have yet, by name. Raises DataError where there is none to begin a log with."""
     there = list_files(warehouse.spark, folder, source.files)
-    if there.isEmpty():
+    if not warehouse.exists(source.table) and there.isEmpty():
         raise DataError(f"{folder}: no file matches {source.files.files}, expected the {source.table} log")
     if warehouse.exists("audit"):
         done = warehouse.read("audit").where(F.col("log") == source.table)

@@ -154,7 +154,7 @@ def _newest(right: pa.Table, lookup: Lookup) -> Newest | None:
     return Newest(_one_batch(own), len(lookup.on)) if len(own) else None
 
 
-@lru_cache(maxsize=4)  # a worker meets the same history again in its next task
+@lru_cache(maxsize=33)  # of a contract's keys and `all`: a worker meets the same histories again in its next task
 def _unpacked(packed: bytes, keys: int) -> Newest:
     return Newest(pa.ipc.open_stream(packed).read_next_batch(), keys)
 

@@ -52,6 +52,7 @@ def test_the_contracts_we_ship_are_valid(name: str) -> None:
         ("  device: ", "  USER_ID: ", "  device: ", 'differs from "user_id" only by case'),
         ("skew: 5m", "skew: 5m, window: 1h", "label:", 'unknown key; expected one of attribution_window'),
         ("refused: 3%", "refused: 300%", "limits:", "less than or equal to 1"),
+        ("refused: 3%", "redelivered: 1h", "name: demo", "expected at least attribution_window + allowed_lateness, 2h"),
         ("impression_id: impression_id\n", "flag: clicked\n", "clicks:", "expected one source of clicks"),
     ],
 )

@@ -98,6 +98,15 @@ def test_days_after_a_held_one_are_not_compared_with_it() -> None:
     assert list(judged(doubled, sorted({at.date() for at in doubled}))) == [day]
 
 
+def test_the_rest_of_a_day_is_not_judged_by_the_hours_that_are_held() -> None:
+    hours = log(20, 5)
+    day = max(hours).date() - timedelta(days=1)
+    held = {at for at in hours if at.date() == day and at.hour >= 10}
+    rest = {at: n for at, n in hours.items() if at not in held}
+    assert list(judged(rest, [day])) == [day]
+    assert alarms(rest, [day], LIMITS, passed=max(hours) + HOUR, unknown=held) == {}
+
+
 def test_a_first_day_has_nothing_to_be_compared_with() -> None:
     hours = log(1, 4)
     assert judged(hours, [START.date()]) == {}

@@ -9,6 +9,7 @@ import pytest
 
 from conf.environment import environment
 from conf.settings import CONF, ROOT, load_settings
+from jobs.command import installation, job_parser
 
 JOBS = ["simulate", "ingest", "label", "count", "build_training_set", "train", "promote", "pipeline", "profile_log"]
 
@@ -25,6 +26,15 @@ def test_every_job_has_help_from_any_folder(tmp_path: Path, job: str) -> None:
     assert said.returncode == 0, said.stderr
     assert f"spark-submit jobs/{job}.py" in said.stdout
     assert "--contract" in said.stdout
+
+
+def test_the_contract_that_is_named_is_the_settings_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text((CONF / "contracts" / "demo.yaml").read_text().replace("name: demo", "name: mine"))
+    monkeypatch.chdir(tmp_path)
+    settings, contract = installation(job_parser("").parse_args(["--contract", "mine.yaml"]))
+    assert settings.contract == mine, "what Feast and serving go by"
+    assert contract.name == environment(settings)["CLICKODDS_PROJECT"] == "mine"
 
 
 def test_wrong_usage_is_2_and_a_wrong_contract_65_before_spark_starts(tmp_path: Path) -> None:

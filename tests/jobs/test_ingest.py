@@ -68,6 +68,14 @@ def test_a_log_of_which_every_row_is_refused_is_not_taken(make_context: Make, de
         ingest(context, arguments(tmp_path / "log"))
     assert not context.warehouse.exists("impressions")
 
+    deliver(tmp_path / "log", [impression(1, 0)], [click(1, 1)])
+    ingest(context, arguments(tmp_path / "log"))
+    write_lines(tmp_path / "log" / "impressions-1.json", [impression(n, 0, served_at="noon") for n in range(3)])
+    with pytest.raises(HeldError, match=r"batch 2: impressions: 100\.0% of the rows refused"):
+        ingest(context, arguments(tmp_path / "log"))
+    refused = context.warehouse.read("audit").where("batch = 2").select("raw", "accepted", "refused").collect()
+    assert [tuple(row) for row in refused] == [(3, 0, 3)], "a log that has begun goes on after it"
+
 
 def test_an_empty_folder_and_empty_files_are_refused(make_context: Make, demo_contract: Contract, tmp_path: Path) -> None:
     context = make_context(demo_contract)

@@ -228,6 +228,21 @@ def test_a_flag_other_than_0_and_1_is_refused(spark: SparkSession, tmp_path: Pat
     assert found == {"1": refused, "2": refused, "3": None, "4": "malformed row"}
 
 
+def test_a_click_time_in_the_row_is_judged_where_the_flag_is_1(spark: SparkSession, tmp_path: Path) -> None:
+    given = contract_of(files="*.csv", format="csv", event_time={"column": "when", "unit": "s"})
+    clicks = {"flag": "clicked", "event_time": {"column": "at", "unit": "s"}}
+    contract = Contract.model_validate(given.model_dump(by_alias=True, exclude_defaults=True) | {"clicks": clicks})
+    ahead = round(datetime.now(UTC).timestamp()) + 86_400
+    times = {"1": "", "2": "9999999999", "3": str(ahead), "4": "1772359300"}
+    header = "id,when,visitor no.,country,price,creative,clicked,at"
+    rows = [f"{name},1772359200,v,,,x,1,{at}\n{name}0,1772359200,v,,,x,0,{at}\n" for name, at in times.items()]
+    (tmp_path / "log.csv").write_text(f"{header}\n{''.join(rows)}")
+    found = {row.impression_id: row[REASON] for row in events(spark, tmp_path, contract).collect()}
+    what = "click time where the flag is 1"
+    reasons = {"1": "unreadable", "2": "not in 2000 to 2099, wrong unit?", "3": "later than now, wrong zone?"}
+    assert {name: reason for name, reason in found.items() if reason} == {n: f"{what}: {said}" for n, said in reasons.items()}
+
+
 def test_a_known_time_that_is_declared_may_lie_ahead_an_event_may_not(spark: SparkSession, tmp_path: Path) -> None:
     event = {"column": "when", "unit": "s"}
     contract = contract_of(files="*.csv", format="csv", event_time=event, known_time={"after": "1h"})
