@@ -31,7 +31,7 @@ test: $(INSTALLED) ## the tests; ARGS='-k label -x' goes to pytest
 	@$(ENV) && unset CLICKODDS_CONTRACT CLICKODDS_PROJECT CLICKODDS_STATE CLICKODDS_REDIS && $(BIN)/python -m pytest $(ARGS)
 
 soak-log: $(INSTALLED) ## logs of 300,000 impressions with every fault, against their own books; jobs killed at 20 moments; long
-	@$(MAKE) test ARGS='-n0 -m soak tests/soak $(ARGS)'
+	@$(MAKE) test ARGS='-n2 --dist=load -m soak tests/soak $(ARGS)'
 
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy
