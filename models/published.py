@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf.errors import BundleError
+from conf.files import write_whole
 from models.bundle import Bundle, load_bundle, read_manifest
 
 _POINTER = "champion.json"
@@ -33,9 +34,7 @@ def publish(root: Path, source: Path, version: str) -> None:
             target.rename(copy.with_suffix(".broken"))
         shutil.copytree(source, copy)
         copy.rename(target)
-    pointer = root / f".{_POINTER}.{os.getpid()}"
-    pointer.write_text(json.dumps({"version": version, "identity": identity}) + "\n")
-    pointer.replace(root / _POINTER)
+    write_whole(root / _POINTER, json.dumps({"version": version, "identity": identity}) + "\n")
 
 
 def _verifies(folder: Path, identity: str) -> bool:
