@@ -91,8 +91,7 @@ def _values(feature: Feature, raw: pa.RecordBatch, prior: Float64, fitted: Fitte
         case "log_ratio":
             clicks = _floats(raw, raw_counter(feature.key, f"clicks_{feature.window}"))
             impressions = _floats(raw, raw_counter(feature.key, f"impressions_{feature.window}"))
-            parent = fitted.base_rate if feature.key == ALL_KEY else prior
-            return np.log(smoothed_rate(clicks, impressions, prior=parent, strength=fitted.strength) / parent)
+            return np.log(smoothed_rate(clicks, impressions, prior=prior, strength=fitted.strength) / prior)
         case "log_impressions":
             return np.log1p(_floats(raw, raw_counter(feature.key, f"impressions_{feature.window}")))
         case "category":
