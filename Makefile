@@ -1,7 +1,7 @@
 # Needs make, any Python from 3.9 on, and bash for Spark's own scripts. Java and Redis come as wheels where the machine has none.
 # CONTRACT and DATA choose the log of `make demo`; without them it simulates one.
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test soak-log lint bench bench-asof bench-log env lock clean
+.PHONY: help install demo serve test soak-log soak-model chaos lint bench bench-asof bench-log bench-model bench-calibration bench-train env lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -33,6 +33,12 @@ test: $(INSTALLED) ## the tests; ARGS='-k label -x' goes to pytest
 soak-log: $(INSTALLED) ## logs of 300,000 impressions with every fault, against their own books; jobs killed at 20 moments; long
 	@$(MAKE) test ARGS='-n2 --dist=load -m soak tests/soak $(ARGS)'
 
+soak-model: $(INSTALLED) ## tuning that is killed and goes on, a category of 100,000 values; long
+	@$(MAKE) test ARGS='-n2 --dist=loadfile -m soak tests/jobs $(ARGS)'
+
+chaos: $(INSTALLED) ## a training on a standalone cluster, executors and driver killed in the middle; long
+	@$(MAKE) test ARGS='-n0 -m chaos tests/chaos $(ARGS)'
+
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy
 
@@ -44,6 +50,15 @@ bench-asof: $(INSTALLED) ## our as-of join against Feast and DuckDB, into docs/b
 
 bench-log: $(INSTALLED) ## the log's jobs at 10^6, 3 x 10^6 and 10^7 impressions, into docs/benchmarks.md; long
 	@$(BIN)/python -m bench.log $(ARGS)
+
+bench-model: $(INSTALLED) ## ours against baselines on later days, into docs/model-quality.md; CONTRACT=... DATA=folder for another log
+	@$(ENV) && $(BIN)/python -m bench.model $(if $(CONTRACT),--contract '$(CONTRACT)') $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+bench-calibration: $(INSTALLED) ## days, slices, sampled negatives and withheld keys of a simulated log, into docs/model-quality.md; long
+	@$(ENV) && $(BIN)/python -m bench.calibration $(ARGS)
+
+bench-train: $(INSTALLED) ## our training against native XGBoost, to 10^7 rows, into docs/benchmarks.md; long
+	@$(BIN)/python -m bench.train $(ARGS)
 
 env: $(INSTALLED) ## variables for spark-submit and feast by hand: eval "$(make env)"
 	@$(BIN)/python -m conf.environment

@@ -298,6 +298,10 @@ class Contract(Section):
         text = json.dumps(self.model_dump(mode="json", exclude={"about", "limits", "simulate"}))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def key_of(self, columns: tuple[str | None, ...]) -> str | None:
+        """The key that counts just these columns."""
+        return next((key for key, counted in self.keys.items() if counted == columns), None)
+
     @property
     def counted_keys(self) -> dict[str, tuple[str, ...]]:
         """Every key with its columns in order, the empty key `all` first."""
@@ -321,6 +325,12 @@ class Contract(Section):
     @property
     def personal(self) -> frozenset[str]:
         return frozenset(name for name, column in self.columns.items() if column.personal)
+
+    @property
+    def user(self) -> str | None:
+        """The column whose values' impressions belong together: the first personal id of the request, else its first id."""
+        ids = [name for name, column in self.columns_of("request").items() if column.type == "id"]
+        return next((name for name in ids if self.columns[name].personal), next(iter(ids), None))
 
     @property
     def personal_id(self) -> bool:

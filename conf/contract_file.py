@@ -105,7 +105,7 @@ def _cross_checks(raw: dict[str, Any]) -> Iterator[tuple[Location, str]]:
             if not isinstance(column, str) or column not in columns:
                 hint = _did_you_mean(str(column), names)
                 yield (*where, index), f'column "{column}" is not in columns{hint}'
-            elif section == "keys" and isinstance(columns[column], dict) and columns[column].get("type") == "number":
+            elif section in ("keys", "slices") and isinstance(columns[column], dict) and columns[column].get("type") == "number":
                 yield (*where, index), f'column "{column}" is a number, expected an id or a category'
 
     keys = raw["keys"] if isinstance(raw.get("keys"), dict) else {}

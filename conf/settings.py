@@ -20,21 +20,43 @@ class SettingsError(ClickoddsError):
     exit_code = 2
 
 
-class Train(BaseModel):
+class TreePreset(BaseModel):
+    """Parameters of boosted trees, by XGBoost's meaning."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_workers: Annotated[int, Field(ge=1)]
-    seeds: Annotated[int, Field(ge=1, le=16)]
-    max_rounds: Annotated[int, Field(ge=1)]
-    early_stopping_rounds: Annotated[int, Field(ge=1)]
     depth: Annotated[int, Field(ge=1, le=12)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     l2: Annotated[float, Field(ge=0)]
     subsample: Annotated[float, Field(gt=0, le=1)]
     colsample: Annotated[float, Field(gt=0, le=1)]
     max_bins: Annotated[int, Field(ge=2)]
+
+
+class Train(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_workers: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=1)]
+    seeds: Annotated[int, Field(ge=1, le=16)]
+    max_rounds: Annotated[int, Field(ge=1)]
+    early_stopping_rounds: Annotated[int, Field(ge=1)]
+    selection_rows: Annotated[int, Field(ge=1)]
+    presets: Annotated[dict[str, TreePreset], Field(min_length=1)]
+    ridge_strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    masked: Annotated[float, Field(ge=0, le=0.02)]
     prior_impressions: Annotated[float, Field(gt=0)]
     rare_below: Annotated[int, Field(ge=1)]
+    baseline_rows: Annotated[int, Field(ge=0)]
+
+
+class Gate(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calibration: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=1)]]
+    slice_clicks: Annotated[int, Field(ge=1)]
+    slice_worse: Annotated[float, Field(gt=0)]
+    replayed: Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Serving(BaseModel):
@@ -60,6 +82,7 @@ class Settings(BaseSettings):
     mlflow: str | None = None
     id_key: SecretStr | None = None  # hex; only ever from the environment, else a file in `state` (conf/personal.py)
     train: Train
+    gate: Gate
     serving: Serving
 
     @model_validator(mode="after")

@@ -44,8 +44,7 @@ def job_parser(doc: str | None) -> argparse.ArgumentParser:
 def run_job(name: str, job: Job, parser: argparse.ArgumentParser) -> int:
     """Parse, open a session, run, print one line of counts. Returns the exit code: 0, 2, 65 or 75."""
     args = parser.parse_args()
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
-    log.setLevel(logging.INFO)
+    say_on_stderr()
     try:
         settings, contract = installation(args)
         id_key = load_id_key(settings, create=True)
@@ -56,6 +55,12 @@ def run_job(name: str, job: Job, parser: argparse.ArgumentParser) -> int:
         log.error("%s: refused\n%s", name, error)  # the text is for a person; a trace would hide it
         return error.exit_code
     return 0
+
+
+def say_on_stderr() -> None:
+    """What a job does, line by line, for the person who runs it."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    log.setLevel(logging.INFO)
 
 
 def installation(args: argparse.Namespace) -> tuple[Settings, Contract]:

@@ -72,7 +72,7 @@ def _outcome(context: Context, version: str) -> dict[str, Any]:
     settings, name = context.settings, context.contract.name
     trained = Registry(str(settings.mlflow), settings.state / "mlartifacts", name).version(version)
     champion = load_champion(settings.bundles(name))
-    return {"test": trained.metrics()["test"], "model_version": champion.version if champion else None}
+    return {"test": trained.bundle().metrics["test"], "model_version": champion.version if champion else None}
 
 
 def _next(context: Context, data: str) -> dict[str, Any]:

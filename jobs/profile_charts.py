@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from conf.durations import format_duration
-from jobs.svg import Picture, percent, short, ticks
 from models.plots import wilson
+from models.svg import Picture, percent, short, ticks
 
 _WIDTH_S = {"hour": 3600, "day": 86_400, "month": 30 * 86_400}
 _DATES = 6  # at most so many on an axis

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs import profile_charts as charts
-from jobs.profile_parts import Profile, cardinality, counted, figure, kind, local, note, rate, table
-from jobs.svg import percent, safe
+from jobs.profile_parts import Profile, cardinality, counted, kind, local, rate
+from models.page import figure, note, table
+from models.svg import percent, safe
 
 SEEN = 0.05  # adjusted p below it: more than chance would do
 _HOLM = (

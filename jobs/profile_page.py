@@ -1,15 +1,14 @@
 """The profile's page: one HTML file drawn from the profile's JSON, without scripts or anything to fetch. Knows no Spark."""
 
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
 from jobs import profile_charts as charts
 from jobs import profile_columns as columns
-from jobs.profile_parts import Profile, counted, figure, local, note, share, table
-from jobs.svg import percent, safe, short
+from jobs.profile_parts import Profile, counted, local, share
+from models.page import document, figure, note, table, tiles
+from models.svg import percent, safe, short
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STRANGE = 0.01  # a share of rows or clicks that is worth a line at the top
 _FATES = ("raw", "accepted", "duplicates", "refused")
 _CLICKS = {
@@ -24,22 +23,15 @@ _CLICKS = {
 
 def page(profile: Profile) -> str:
     """The whole HTML text; the same profile gives the same text. All that comes from data is escaped."""
-    style = resources.files("jobs").joinpath("profile.css").read_text(encoding="utf-8")
     sections = (_head, _findings, _volumes, _landing, columns.missing, columns.values, _clicks, columns.associations, _about)
     body = "\n".join(section(profile) for section in sections)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{safe(profile['contract']['name'])}: profile of the log</title>\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return document(f"{profile['contract']['name']}: profile of the log", body)
 
 
 def _head(profile: Profile) -> str:
     raw, refused = (sum(log[what] for log in profile["logs"]) for what in ("raw", "refused"))
     n, clicked = profile["impressions"], sum(row["clicked"] for row in profile["by_time"])
-    tiles = {
+    figures = {
         "impressions": f"{n:,}",
         "of them clicked": f"{clicked:,}",
         "click rate": percent(clicked / n),
@@ -47,12 +39,11 @@ def _head(profile: Profile) -> str:
         "columns": f"{len(profile['columns'])}",
         "of them labelled": f"{profile['labels']['rows']:,}",
     }
-    listed = "".join(f"<li><b>{safe(value)}</b><span>{safe(what)}</span></li>" for what, value in tiles.items())
     first, last, as_of = (local(profile, profile[name]) for name in ("first_event", "last_event", "as_of"))
     return (
         f"<h1>The log {safe(profile['contract']['name'])}</h1>\n"
         f'<p class="soft">Events of {first} to {last}, as known at {as_of}. Times in {safe(profile["contract"]["zone"])}.</p>\n'
-        f'<ul class="tiles">{listed}</ul>'
+        + tiles(list(figures.items()))
     )
 
 

@@ -8,10 +8,10 @@ as equal.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,21 +20,25 @@ import xgboost as xgb
 
 from conf.errors import BundleError
 from feature_repo.vectorize import Fitted, prior_rate, vectorize
+from models import golden
 from models.calibration import Calibrator
+from models.ridge import Ridge
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 TREES = "trees.ubj"
 FEATURES = "features.json"
+RIDGE = "ridge.json"
 CALIBRATOR = "calibrator.json"
 METRICS = "metrics.json"
+GOLDEN = "golden.arrow"
 
 Kind = Literal["trees", "prior"]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """kind "trees": vectorize, sum trees, calibrate. kind "prior": each row's prior rate, for when no model may serve."""
+    """kind "trees": vectorize, add the margins of trees and ridge, calibrate. kind "prior": each row's prior rate."""
 
     kind: Kind
     contract_hash: str
@@ -42,6 +46,8 @@ class Bundle:
     fitted: Fitted
     calibrator: Calibrator = Calibrator()
     trees: bytes | None = None  # XGBoost's UBJSON
+    ridge: Ridge | None = None
+    golden: bytes | None = None  # see models/golden.py
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -53,15 +59,21 @@ class Bundle:
         booster.load_model(bytearray(self.trees))
         return booster
 
-    def margins(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Log odds, one per row of `vectors`. Exact: every partial sum lies on the grid of models/trees.py."""
-        return np.asarray(self.booster.inplace_predict(vectors, predict_type="margin"), dtype=np.float32)
+    def margins(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Log odds, one per row of `vectors`. Exact: every partial sum lies on the grid of models/merging.py."""
+        found = self.booster.inplace_predict(vectors, predict_type="margin")
+        trees = np.asarray(found, dtype=np.float64).reshape(len(vectors))  # of no rows XGBoost makes (0, 0)
+        return trees if self.ridge is None else trees + self.ridge.log_odds(vectors)
 
     def probabilities(self, raw: pa.RecordBatch) -> npt.NDArray[np.float64]:
         """Click probabilities in (0, 1), float64, one per row of raw values."""
         if self.kind == "prior":
             return prior_rate(raw, self.fitted)
         return self.calibrator.probabilities(self.margins(vectorize(raw, self.fitted)))
+
+    def with_golden(self, raw: pa.RecordBatch) -> Self:
+        """The bundle with these raw rows, and its answers to them, as its golden ones."""
+        return replace(self, golden=golden.seal(raw, self.probabilities(raw)))
 
     @cached_property
     def identity(self) -> str:
@@ -75,7 +87,10 @@ class Bundle:
             CALIBRATOR: _json(self.calibrator.to_dict()),
             METRICS: _json(dict(self.metrics)),
         }
-        return files | ({TREES: self.trees} if self.trees is not None else {})
+        if self.ridge is not None:
+            files[RIDGE] = _json(self.ridge.to_dict())
+        binary = {TREES: self.trees, GOLDEN: self.golden}
+        return files | {name: data for name, data in binary.items() if data is not None}
 
 
 def save_bundle(bundle: Bundle, folder: Path, provenance: Mapping[str, Any]) -> None:
@@ -113,8 +128,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def seal(folder: Path) -> str:
+    """The hash (hex) of a bundle's manifest, which holds the hashes of all its files. Raises BundleError where there is none."""
+    read_manifest(folder)
+    return _sha256((folder / MANIFEST).read_bytes())
+
+
 def load_bundle(folder: Path, *, identity: str | None = None) -> Bundle:
-    """Verify every file against the manifest (and the manifest against `identity`), then load. Raises BundleError."""
+    """Verify every file against the manifest (and the manifest against `identity`), load, and answer the golden rows again.
+
+    Raises BundleError.
+    """
     manifest = read_manifest(folder)
     sealed: dict[str, str] = manifest["files"]
     data = {name: _verified(folder / name, expected) for name, expected in sealed.items() if Path(name).name == name}
@@ -127,15 +151,35 @@ def load_bundle(folder: Path, *, identity: str | None = None) -> Bundle:
             raise BundleError(f"{folder}: its identity is {found[:12]}, expected {expected[:12]}: not the bundle that was made")
     if (manifest["kind"] == "trees") != (TREES in data):
         raise BundleError(f"{folder}: kind {manifest['kind']} {'without' if TREES not in data else 'with'} {TREES}")
-    return Bundle(
-        kind=manifest["kind"],
-        contract_hash=manifest["contract_hash"],
-        id_key_fingerprint=manifest["id_key_fingerprint"],
-        fitted=Fitted.from_dict(json.loads(data[FEATURES])),
-        calibrator=Calibrator.from_dict(json.loads(data[CALIBRATOR])),
-        trees=data.get(TREES),
-        metrics=json.loads(data[METRICS]),
-    )
+    try:
+        bundle = Bundle(
+            kind=manifest["kind"],
+            contract_hash=manifest["contract_hash"],
+            id_key_fingerprint=manifest["id_key_fingerprint"],
+            fitted=Fitted.from_dict(json.loads(data[FEATURES])),
+            calibrator=Calibrator.from_dict(json.loads(data[CALIBRATOR])),
+            trees=data.get(TREES),
+            ridge=Ridge.from_dict(json.loads(data[RIDGE])) if RIDGE in data else None,
+            golden=data.get(GOLDEN),
+            metrics=json.loads(data[METRICS]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{folder}: {error}, expected what this release writes: run jobs/train.py again") from None
+    _check_golden(bundle, folder)
+    return bundle
+
+
+def _check_golden(bundle: Bundle, folder: Path) -> None:
+    if bundle.golden is None:
+        return
+    raw, expected = golden.opened(bundle.golden)
+    found = bundle.probabilities(raw)
+    if wrong := int(np.sum(found != expected)):
+        worst = int(np.argmax(np.abs(found - expected)))
+        raise BundleError(
+            f"{folder / GOLDEN}: {wrong} of {len(expected)} golden rows are answered otherwise than when the bundle was made, "
+            f"such as {found[worst]!r}, expected {expected[worst]!r}: install the packages that made it (requirements.lock)"
+        )
 
 
 def _verified(path: Path, expected: str) -> bytes:

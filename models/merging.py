@@ -1,13 +1,13 @@
 """Several Boosters averaged into one whose margins are the same to the bit in every order and on every engine.
 
-Leaf values are multiples of 2**-20 and small enough that every partial sum of a row's leaves is a float32: adding them rounds
-nothing. The intercept is one more tree of a single leaf, because XGBoost keeps `base_score` as a probability and its margin
-would lie off the grid; base_score becomes 0.5, whose margin is 0.
+Leaf values are multiples of 2**-20 (of 2**-19 where margins may reach 16, and so on) and small enough that every partial sum of
+a row's leaves is a float32: adding them rounds nothing. The intercept is one more tree of a single leaf, because XGBoost keeps
+`base_score` as a probability and its margin would lie off the grid; base_score becomes 0.5, whose margin is 0.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,25 +17,33 @@ import xgboost as xgb
 from conf.errors import DataError
 
 GRID = 2.0**-20
-BOUND = 16.0  # below it a float32 holds every multiple of GRID
+_EXACT = 2.0**24  # a float32 holds every multiple of the grid below so many of it
+_COARSEST = 2.0**-16  # margins beyond 256 are no log odds of a click
 _CHECKED_ROWS = 512
 
 Tree = dict[str, Any]
 
 
-def merge(boosters: Sequence[xgb.Booster], *, base_rate: float, names: Sequence[str]) -> bytes:
+def merge(
+    boosters: Sequence[xgb.Booster], *, names: Sequence[str], base_rate: float = 0.5, share: float = 1.0,
+    onto: xgb.Booster | None = None,
+) -> bytes:  # fmt: skip
     """The average of the boosters' margins as one Booster, UBJSON; the same boosters give the same bytes.
 
     base_rate: clicks per impression that the trees start from, in (0, 1): the base_score that they were fitted with, or, where
     only a share of the negatives was trained on, the rate among all. Its log odds differ by the log of that share, which is the
-    whole correction: q = p / (p + (1 - p) / share). names: the features', in order.
-    Raises DataError where the sum would not be exact (margins of 16 and more, or a reloaded model that answers otherwise).
+    whole correction: q = p / (p + (1 - p) / kept). names: the features', in order. share: what the margin is
+    multiplied by, where it is one part of the model's. onto: a merged model that the boosters were fitted on top of.
+    Raises DataError where the sum would not be exact (margins of 256 and more, or a reloaded model that answers otherwise).
     """
     documents = [json.loads(bytes(booster.save_raw("json"))) for booster in boosters]
     trees = [tree for document in documents for tree in _model(document)["trees"]]
     for tree in trees:
-        _scale_leaves(tree, 1 / len(boosters))
-    trees.append(_single_leaf(math.log(base_rate / (1 - base_rate)), len(names)))
+        _set_leaves(tree, lambda value: value * share / len(boosters))
+    trees += [_single_leaf(share * math.log(base_rate / (1 - base_rate)), len(names))] if onto is None else trees_of(onto)
+    grid = _grid(trees)
+    for tree in trees:
+        _set_leaves(tree, lambda value: round(value / grid) * grid)
     booster = assemble(documents[0], trees, names)
     check(booster, trees)
     return bytes(booster.save_raw("ubj"))
@@ -67,9 +75,6 @@ def trees_of(booster: xgb.Booster) -> list[Tree]:
 
 def check(booster: xgb.Booster, trees: Sequence[Tree]) -> None:
     """Raises DataError unless the reloaded booster's margins are the exact sums of the trees' leaves."""
-    largest = sum(max(abs(tree["split_conditions"][leaf]) for leaf in _leaves(tree)) for tree in trees)
-    if not largest < BOUND:
-        raise DataError(f"model: margins may reach {largest:.1f} in log odds, expected less than {BOUND:.0f}: use fewer rounds")
     reloaded = xgb.Booster({"nthread": 1})
     reloaded.load_model(booster.save_raw("ubj"))
     rows = _probing_rows(trees, booster.num_features())
@@ -91,23 +96,29 @@ def _leaves(tree: Tree) -> list[int]:
     return [node for node, child in enumerate(tree["left_children"]) if child == -1]
 
 
-def _on_grid(value: float) -> float:
-    return round(value / GRID) * GRID
+def _grid(trees: Sequence[Tree]) -> float:
+    """The finest grid on which no sum of the trees' leaves needs more than a float32's 24 bits."""
+    largest = sum(max(abs(tree["split_conditions"][leaf]) for leaf in _leaves(tree)) for tree in trees)
+    grid = GRID
+    while largest + len(trees) * grid >= grid * _EXACT:
+        grid *= 2
+    if grid > _COARSEST:
+        raise DataError(f"model: margins may reach {largest:.0f} in log odds, expected less than 256: use fewer rounds")
+    return grid
 
 
-def _scale_leaves(tree: Tree, share: float) -> None:
+def _set_leaves(tree: Tree, value_of: Callable[[float], float]) -> None:
     for leaf in _leaves(tree):
-        tree["split_conditions"][leaf] = _on_grid(tree["split_conditions"][leaf] * share)
+        tree["split_conditions"][leaf] = value_of(tree["split_conditions"][leaf])
 
 
 def _single_leaf(margin: float, num_feature: int) -> Tree:
-    value = _on_grid(margin)
     return {  # XGBoost's reader tells 0 from 0.0
         **{name: [0] for name in ("default_left", "split_indices", "split_type")},
         **{name: [] for name in ("categories", "categories_nodes", "categories_segments", "categories_sizes")},
         "loss_changes": [0.0],
-        "base_weights": [value],
-        "split_conditions": [value],
+        "base_weights": [margin],
+        "split_conditions": [margin],
         "left_children": [-1],
         "right_children": [-1],
         "parents": [2147483647],

@@ -1,19 +1,17 @@
-"""The reliability plot: what was predicted against what was clicked."""
+"""The pictures of a model card: what was predicted against what was clicked, how well clicks are found, rates set by hand."""
 
-import io
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from math import floor, log10
 
 import numpy as np
 import numpy.typing as npt
 
-from models.metrics import BINS, LARGEST, NORMAL_95, Histogram
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from models.contributions import Dependence
+from models.metrics import NORMAL_95, Histogram
+from models.svg import Picture, percent, ticks
 
 GROUPS = 10
-_BLUE, _GREY = "#1f5a8a", "#7a7a7a"
+_STEPS = 100  # of the gain curve
+_HEIGHT = 250
 
 Float64 = npt.NDArray[np.float64]
 
@@ -41,53 +39,60 @@ def deciles(histogram: Histogram) -> Float64:
     return np.column_stack([wp / w, wy / w, low, high])
 
 
-def reliability_png(histogram: Histogram, title: str) -> bytes:
-    """The plot as PNG; the same histogram gives the same bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def gains(histogram: Histogram) -> Float64:
+    """How many clicks the rows of the highest scores hold. (_STEPS + 1, 2): share of the rows, 0 to 1, and of the clicks.
 
-    figure = Figure(figsize=(6.4, 7.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    _rates(above, deciles(histogram))
-    above.set_title(title, fontsize=11)
-    _rows(below, histogram)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", metadata={"Software": None})  # its version would make other bytes of the same plot
-    return data.getvalue()
+    Within a bin clicks are taken as evenly spread. The histogram must have a click.
+    """
+    weight, clicked = histogram.floats("w")[::-1], histogram.floats("wy")[::-1]
+    rows = np.concatenate([[0.0], np.cumsum(weight) / weight.sum()])
+    clicks = np.concatenate([[0.0], np.cumsum(clicked) / clicked.sum()])
+    at = np.linspace(0, 1, _STEPS + 1)
+    return np.column_stack([at, np.interp(at, rows, clicks)])
 
 
-def _rates(axes: "Axes", groups: Float64) -> None:
-    predicted, clicked, low, high = groups.T
-    floor = min(predicted.min(), clicked[clicked > 0].min(initial=1.0)) / 2
-    limits = floor, min(1.0, max(predicted.max(), high.max()) * 1.5)
-    axes.plot(limits, limits, color=_GREY, linewidth=1, linestyle="--", label="predicted = clicked")
-    shown = np.maximum(clicked, floor)  # no clicks: on the lower edge, its interval reaching up
-    bars = np.maximum([shown - np.maximum(low, floor), high - shown], 0)
-    axes.errorbar(
-        predicted, shown, yerr=bars, fmt="o", markersize=5, color=_BLUE, capsize=3, linewidth=1.2,
-        label=f"{len(groups)} groups by score, 95 % intervals",
-    )  # fmt: skip
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, ylabel="clicks per impression")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(_percent)
-    axes.grid(True, which="major", alpha=0.3)
-    axes.legend(loc="upper left", frameon=False, fontsize=9)
+def reliability_plot(groups: Float64) -> str:
+    """SVG of `deciles`, both axes logarithmic."""
+    predicted, clicked, _, high = groups.T
+    least = min(predicted.min(), clicked[clicked > 0].min(initial=1.0)) / 1.6
+    start, end = log10(least), log10(min(1.0, max(predicted.max(), high.max()) * 1.2))
+    picture = Picture("Predicted against clicked, by score", start, end, start, end, height=_HEIGHT)
+    labels = [(log10(at), percent(at)) for at in _log_ticks(10**start, 10**end)]
+    picture.y_axis("clicked, share of impressions", labels)
+    picture.x_axis(labels)
+    picture.line(picture.x(start), picture.y(start), picture.x(end), picture.y(end), "mark")
+    shown = np.log10(np.clip(groups, least, 1.0))  # no clicks: on the lower edge, its interval reaching up
+    picture.whiskers([(x, bottom, top) for x, _, bottom, top in shown.tolist()])
+    picture.dots([(x, y) for x, y, _, _ in shown.tolist()], 3)
+    return str(picture)
 
 
-def _rows(axes: "Axes", histogram: Histogram) -> None:
-    width = 2 * LARGEST / BINS
-    middles = 1 / (1 + np.exp(LARGEST - (histogram.bins + 0.5) * width))
-    edges = np.geomspace(middles.min() * 0.999, middles.max() * 1.001, 41)
-    heights, _ = np.histogram(middles, edges, weights=histogram.floats("w"))
-    for height, (left, right) in zip(heights, pairwise(edges), strict=True):
-        axes.fill_between([left, right], [height, height], color=_BLUE, alpha=0.6, linewidth=0)
-    axes.set(xlabel="predicted click probability", ylabel="impressions", ylim=(0, None))
+def gain_plot(points: Float64) -> str:
+    """SVG of `gains`."""
+    picture = Picture("Share of clicks among the highest scores", 0, 1, 0, 1.06, height=_HEIGHT)
+    labels = [(at, percent(at)) for at in (0, 0.25, 0.5, 0.75, 1)]
+    picture.y_axis("share of all clicks", labels)
+    picture.x_axis(labels)
+    picture.line(picture.x(0), picture.y(0), picture.x(1), picture.y(1), "mark")
+    picture.curve([(x, y) for x, y in points.tolist()])
+    return str(picture)
 
 
-def _percent(value: float, _: float) -> str:
-    return f"{value * 100:g} %"
+def dependence_plot(curve: Dependence, top: float) -> str:
+    """SVG. top: the largest probability that the axis shows, the same for curves that are compared."""
+    at = [log10(value) for value in curve.values]
+    picture = Picture(f"Mean click probability by {curve.feature}", at[0], at[-1], 0, top * 1.05)
+    picture.y_axis("mean click probability", [(value, percent(value)) for value in ticks(0, top, 4)])
+    picture.x_axis([(log10(value), f"x\u00a0{value:g}") for value in _log_ticks(curve.values[0], curve.values[-1])])
+    points = list(zip(at, curve.probabilities, strict=True))
+    picture.curve(points)
+    picture.dots(points)
+    return str(picture)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten; on an axis too short for three of them, even steps."""
+    powers = range(floor(log10(low)), floor(log10(high)) + 1)
+    found = [round(step * 10.0**power, 12) for power in powers for step in (1, 2, 5)]
+    within = [value for value in found if low <= value <= high]
+    return within if len(within) > 2 else [value for value in ticks(low, high, 4) if value > 0]

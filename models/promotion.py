@@ -5,8 +5,7 @@ from pathlib import Path
 
 from conf.contract import Contract
 from conf.errors import BundleError
-from models.bundle import Bundle, load_bundle, save_bundle
-from models.gate import refusal
+from models.bundle import Bundle, save_bundle
 from models.published import load_champion, publish
 from models.tracking import Registry, Version
 
@@ -14,9 +13,9 @@ PRIOR = "prior"
 
 
 def checked(candidate: Version, contract: Contract, id_key_fingerprint: str) -> Bundle:
-    """The candidate's bundle, fit to serve. Raises BundleError: changed, made for something else, or refused by the gate."""
+    """The candidate's bundle, able to serve. Raises BundleError: changed since it was made, or made for something else."""
     where = f"{contract.name} version {candidate.number}"
-    bundle = load_bundle(candidate.folder, identity=candidate.identity or None)
+    bundle = candidate.bundle()
     if bundle.contract_hash != contract.hash:
         raise BundleError(
             f"{where}: made with contract {bundle.contract_hash[:12]}, expected {contract.hash[:12]}: "
@@ -24,8 +23,6 @@ def checked(candidate: Version, contract: Contract, id_key_fingerprint: str) -> 
         )
     if bundle.id_key_fingerprint != id_key_fingerprint:
         raise BundleError(f"{where}: ids were hashed with key {bundle.id_key_fingerprint}, expected {id_key_fingerprint}")
-    if reason := refusal(bundle.metrics):
-        raise BundleError(f"{where}: not promoted: {reason}")
     return bundle
 
 
@@ -46,8 +43,11 @@ def crown(registry: Registry, candidate: Version, root: Path) -> None:
 
 
 def servable(root: Path, contract: Contract, id_key_fingerprint: str) -> bool:
-    """Whether something is published that may serve this contract and id key. Raises BundleError where it does not verify."""
-    champion = load_champion(root)
+    """Whether something is published that verifies and may serve this contract and id key."""
+    try:
+        champion = load_champion(root)
+    except BundleError:
+        return False
     wanted = (contract.hash, id_key_fingerprint)
     return champion is not None and (champion.bundle.contract_hash, champion.bundle.id_key_fingerprint) == wanted
 

@@ -1,4 +1,4 @@
-"""The bundle that serves: a folder of published bundles and one pointer file, swapped at once.
+"""The bundle that serves: a folder of published bundles and one pointer file, swapped at once. It names those before, too.
 
 MLflow's alias `champion` is the record; this is its copy for serving, which reads files and asks no registry.
 """
@@ -6,14 +6,17 @@ MLflow's alias `champion` is the record; this is its copy for serving, which rea
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conf.errors import BundleError
 from conf.files import write_whole
 from models.bundle import Bundle, load_bundle, read_manifest
 
 _POINTER = "champion.json"
+_REMEMBERED = 20  # champions before this one, newest first
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,33 @@ def publish(root: Path, source: Path, version: str) -> None:
             target.rename(copy.with_suffix(".broken"))
         shutil.copytree(source, copy)
         copy.rename(target)
-    write_whole(root / _POINTER, json.dumps({"version": version, "identity": identity}) + "\n")
+    named = {"version": version, "identity": identity}
+    try:
+        before = _pointer(root) if _exists(root) else None
+    except BundleError:
+        before = None  # a broken pointer is mended by the next one
+    past = [{name: before[name] for name in named}, *before["before"]] if before else []
+    _point(root, named, [one for one in past if one != named])
+
+
+def _point(root: Path, champion: Mapping[str, str], before: Sequence[Mapping[str, str]]) -> None:
+    write_whole(root / _POINTER, json.dumps({**champion, "before": before[:_REMEMBERED]}) + "\n")
+
+
+def roll_back(root: Path, contract_hash: str, id_key_fingerprint: str) -> tuple[str, Champion]:
+    """Point to the newest champion before this one that verifies and is of this contract and id key.
+
+    Returns the version that served, and the champion. Raises BundleError where there is none.
+    """
+    pointer = _pointer(root) if _exists(root) else {"before": []}
+    for place, one in enumerate(pointer["before"]):
+        if not _verifies(root / one["identity"], one["identity"]):
+            continue
+        bundle = load_bundle(root / one["identity"], identity=one["identity"])
+        if (bundle.contract_hash, bundle.id_key_fingerprint) == (contract_hash, id_key_fingerprint):
+            _point(root, one, pointer["before"][place + 1 :])
+            return pointer["version"], Champion(one["version"], bundle)
+    raise BundleError(f"{root / _POINTER}: found no champion before this one that may serve, expected one: run jobs/promote.py")
 
 
 def _verifies(folder: Path, identity: str) -> bool:
@@ -47,12 +76,22 @@ def _verifies(folder: Path, identity: str) -> bool:
 
 def load_champion(root: Path) -> Champion | None:
     """The published champion, verified; None where nothing was ever published. Raises BundleError."""
-    path = root / _POINTER
-    if not path.is_file():
+    if not _exists(root):
         return None
+    pointer = _pointer(root)
+    return Champion(pointer["version"], load_bundle(root / pointer["identity"], identity=pointer["identity"]))
+
+
+def _exists(root: Path) -> bool:
+    return (root / _POINTER).is_file()
+
+
+def _pointer(root: Path) -> dict[str, Any]:
+    path = root / _POINTER
     try:
         pointer = json.loads(path.read_bytes())
-        version, identity = str(pointer["version"]), str(pointer["identity"])
-    except (ValueError, KeyError, TypeError):
+        named = {name: str(pointer[name]) for name in ("version", "identity")}
+        before = [{name: str(one[name]) for name in named} for one in pointer.get("before", [])]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise BundleError(f"{path}: not readable, expected version and identity; run jobs/promote.py") from None
-    return Champion(version, load_bundle(root / identity, identity=identity))
+    return {**named, "before": before}

@@ -1,9 +1,10 @@
-"""The split in time: train, early stopping, test, later rows each. A model is only ever judged on rows after its own."""
+"""The split in time: earlier and test, and folds within the earlier. A model is only ever judged on rows after its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -11,7 +12,8 @@ from pyspark.sql import functions as F
 from conf.errors import DataError
 from feature_repo.catalogue import EVENT_TIMESTAMP
 
-STOP_SHARE, TEST_SHARE = (6, 8), (7, 8)  # of all rows lie before the early-stopping and the test slice: 75 and 87.5 %
+FOLDS = 3  # each as large as the test: an eighth of all rows, so that the first trains on half
+_EIGHTHS = 8
 _GRAINS_US = (3_600_000_000, 60_000_000, 1_000_000, 1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,21 +49,20 @@ class Slice:
 
 @dataclass(frozen=True)
 class Split:
-    train: Slice
-    stop: Slice
-    test: Slice
+    """All before the test, and the test. cuts: times within `earlier`, its end last, at which what is trained is chosen."""
 
-    @property
-    def earlier(self) -> Slice:
-        """All before the test."""
-        return _joined(self.train, self.stop)
+    earlier: Slice
+    test: Slice
+    cuts: tuple[int, ...]
 
     @property
     def everything(self) -> Slice:
-        return _joined(self.earlier, self.test)
+        clicks, rows = self.earlier.clicks + self.test.clicks, self.earlier.rows + self.test.rows
+        return Slice(self.earlier.from_us, self.test.until_us, rows, clicks)
 
-    def described(self) -> dict[str, dict[str, str | int]]:
-        return {"train": self.train.described(), "early_stopping": self.stop.described(), "test": self.test.described()}
+    def described(self) -> dict[str, Any]:
+        folds = [{"train_until": utc(cut).isoformat(), "until": utc(until).isoformat()} for cut, until in pairwise(self.cuts)]
+        return {"earlier": self.earlier.described(), "test": self.test.described(), "folds": folds}
 
 
 def utc(micros: int) -> datetime:
@@ -69,35 +70,44 @@ def utc(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
-def time_split(rows: DataFrame) -> Split:
-    """Train, early stopping and test, about 75, 12.5 and 12.5 % of the rows.
+def time_split(rows: DataFrame, test_from: datetime | None = None) -> Split:
+    """The last eighth of the rows as test, or those from `test_from` on; before it the cuts of FOLDS folds, each as large.
 
     The cuts are the exact times of the rows of those ranks, truncated to the full hour: all rows of an hour share most of their
-    counters, and a cut that reads as a time of day is easily found again. Where that leaves a slice empty (a log of a few hours)
+    counters, and a cut that reads as a time of day is easily found again. Where that leaves a part empty (a log of a few hours)
     they are truncated to the minute, then the second, then not at all. Only counts per hour come to the driver.
     Raises DataError for labels other than 0 and 1, for an empty or one-sided table, and for rows of too few different times.
     """
-    for grain in _GRAINS_US:
+    test_from_us = None if test_from is None else int((test_from - _EPOCH) / timedelta(microseconds=1))
+    # a cut that was given must not lie within a step
+    for grain in (grain for grain in _GRAINS_US if not (test_from_us or 0) % grain):
         tally = _tally(rows, grain)
-        if grain == _GRAINS_US[0]:
-            _check(rows, tally)
-        if split := split_tally(tally, grain):
+        _check(rows, tally)
+        if split := split_tally(tally, grain, test_from_us):
             return split
     raise DataError(
-        f"training set: {sum(n for _, n, _, _ in tally)} rows at {len(tally)} different times, expected enough for a train, "
-        "an early-stopping and a test slice, later ones each"
-    )
+        f"training set: {sum(n for _, n, _, _ in tally)} rows at {len(tally)} different times, expected enough for a test slice"
+        + (f" from {test_from} on" if test_from else "") + ", and for a later one before it"
+    )  # fmt: skip
 
 
-def split_tally(tally: Sequence[tuple[int, int, int, int]], grain_us: int) -> Split | None:
-    """The split from (time, rows, clicks, refused labels) by rising time, in steps of `grain_us`; None if a slice is empty."""
-    total = sum(rows for _, rows, _, _ in tally)
-    stop_from = _time_of_rank(tally, total * STOP_SHARE[0] // STOP_SHARE[1])
-    test_from = _time_of_rank(tally, total * TEST_SHARE[0] // TEST_SHARE[1])
-    borders = (tally[0][0], stop_from, test_from, tally[-1][0] + grain_us)
-    if sorted(set(borders)) != list(borders):
+def split_tally(tally: Sequence[tuple[int, int, int, int]], grain_us: int, test_from_us: int | None = None) -> Split | None:
+    """The split from (time, rows, clicks, refused labels) by rising time, in steps of `grain_us`; None if a part is empty."""
+    begin, end = tally[0][0], tally[-1][0] + grain_us
+    test_from = _time_of_rank(tally, _all_rows(tally) * (_EIGHTHS - 1) // _EIGHTHS) if test_from_us is None else test_from_us
+    earlier = [counts for counts in tally if counts[0] < test_from]
+    if not earlier or not test_from < end:
         return None
-    return Split(*(_slice(tally, *ends) for ends in pairwise(borders)))
+    parts = _EIGHTHS - 1
+    ranks = [_all_rows(earlier) * (parts - back) // parts for back in range(FOLDS, 0, -1)]
+    cuts = sorted({*(_time_of_rank(earlier, rank) for rank in ranks), test_from} - {begin})
+    if len(cuts) < 2:
+        return None
+    return Split(_slice(tally, begin, test_from), _slice(tally, test_from, end), tuple(cuts))
+
+
+def _all_rows(tally: Sequence[tuple[int, int, int, int]]) -> int:
+    return sum(rows for _, rows, _, _ in tally)
 
 
 def _tally(rows: DataFrame, grain_us: int) -> list[tuple[int, int, int, int]]:
@@ -134,7 +144,3 @@ def _time_of_rank(tally: Sequence[tuple[int, int, int, int]], rank: int) -> int:
 def _slice(tally: Sequence[tuple[int, int, int, int]], from_us: int, until_us: int) -> Slice:
     inside = [counts for counts in tally if from_us <= counts[0] < until_us]
     return Slice(from_us, until_us, sum(counts[1] for counts in inside), sum(counts[2] for counts in inside))
-
-
-def _joined(first: Slice, second: Slice) -> Slice:
-    return Slice(first.from_us, second.until_us, first.rows + second.rows, first.clicks + second.clicks)

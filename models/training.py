@@ -1,26 +1,40 @@
-"""From a training set to a bundle: how many rounds, a model to be judged, the model to be registered.
+"""From a training set to a bundle: what to train, a model to be judged, the model to be registered.
 
 The recipe is judged on a model that ends before the test slice, fitted state included; the registered one is the same recipe on
 all rows, because the newest hours matter most.
 """
 
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
+from math import log as ln
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from conf.contract import Contract
 from conf.errors import DataError
 from conf.settings import Train
+from feature_repo.catalogue import raw_schema
+from models import golden
+from models.assembly import assembled, counters_of, fit_model, grown
+from models.boosting import Kept, Start
 from models.bundle import Bundle
+from models.evaluation import CONSTANT, OURS, constant, frequent, qualities, slice_sums
 from models.fitting import fit_state
-from models.merging import merge
+from models.masking import Masks, masked
 from models.metrics import Histogram, score_histogram, summarize
+from models.selection import Choice, choose
+from models.shards import Shard, sharded
 from models.split import Slice, Split, time_split, utc
-from models.trees import fit_seeds, stopped_rounds
-from models.vectors import training_frame
+from models.workers import on_workers
 
 log = logging.getLogger("clickodds")
+
+_CHOICE = "choice"
 
 
 @dataclass(frozen=True)
@@ -28,39 +42,67 @@ class Training:
     """The bundle to register, its metrics in it; and what is worth logging of how it came to be."""
 
     bundle: Bundle
+    judged: Bundle
     histogram: Histogram
     split: Split
-    rounds: int
+    choice: Choice
 
 
-def train_bundle(rows: DataFrame, contract: Contract, recipe: Train, id_key_fingerprint: str) -> Training:
-    """Fit, judge, refit. rows: raw values of the contract with impression_id, label and weight.
+def train_bundle(
+    rows: DataFrame, contract: Contract, recipe: Train, id_key_fingerprint: str, *, kept: Kept | None = None,
+    test_from: datetime | None = None, start: Bundle | None = None,
+) -> Training:  # fmt: skip
+    """Choose, fit, judge, refit. rows: raw values of the contract with impression_id, label and weight.
 
-    Raises DataError for rows that nothing can be learned from: see `time_split`; and no clicks before the test slice.
+    kept: where fits leave their segments. start: a bundle of trees that has seen none of the rows: its trees and ridge stay, new
+    trees are added. Raises DataError for rows that nothing can be learned from: see `time_split`; and no
+    clicks before the test slice.
     """
-    split = time_split(rows)
-    _require_learnable(split.earlier)
-    judged_on, registered_on = (fit_state(rows, contract, recipe, part) for part in (split.earlier, split.everything))
-    workers = recipe.num_workers
-    with (
-        training_frame(rows.where(split.earlier.within()), judged_on, workers) as earlier,
-        training_frame(rows, registered_on, workers) as everything,
-    ):
-        # The number of rounds is all that is chosen on the early-stopping rows, so they may stand in the fitted state meanwhile.
-        rounds = stopped_rounds(earlier, split, recipe)
-        fits = fit_seeds([(earlier, split.earlier), (everything, split.everything)], recipe, rounds)
-    judged, bundle = (
-        Bundle(
-            "trees", contract.hash, id_key_fingerprint, fitted,
-            trees=merge(boosters, base_rate=fitted.base_rate, names=fitted.names),
-        )
-        for fitted, boosters in zip((judged_on, registered_on), fits, strict=True)
-    )  # fmt: skip
-    histogram = score_histogram(rows.where(split.test.within()), judged, constant=judged_on.base_rate)
+    split = time_split(rows, test_from)
+    judged, choice = fit_part(rows, split.earlier, split.cuts, contract, recipe, id_key_fingerprint, kept, start)
+    _warn_of_folds(choice, len(split.cuts) - 1)
+    bundle, _ = fit_part(rows, split.everything, choice, contract, recipe, id_key_fingerprint, kept, start)
+    test = rows.where(split.test.within())
+    histogram = score_histogram(test, judged, constant=judged.fitted.base_rate)
     if not split.test.clicks:
         log.warning("train: no clicks in the %d rows of the test slice: no AUC, no calibration ratio", split.test.rows)
-    metrics = {"test": summarize(histogram), "slices": split.described()}
-    return Training(replace(bundle, metrics=metrics), histogram, split, rounds)
+    answers = {OURS: judged.probabilities, CONSTANT: constant(judged.fitted.base_rate)}
+    seen = frequent(rows.where(split.earlier.within()), contract)
+    found = qualities(slice_sums(test, answers, contract, seen))
+    metrics = {
+        "test": summarize(histogram), "split": split.described(),
+        "choice": choice.to_dict(), "trees_until": split.described()["test"]["until"],
+        "slices": [quality.to_dict() for quality in found], "recipe": recipe.model_dump(mode="json"),
+    }  # fmt: skip
+    if start is not None:
+        metrics["warm_start"] = {"of": start.identity, "choice": choice.to_dict()}
+        metrics |= {name: start.metrics[name] for name in ("choice", "recipe")}  # what can be fitted anew, as a rival
+    bundle = replace(bundle.with_golden(golden_rows(test, contract)), metrics=metrics)
+    return Training(bundle, judged, histogram, split, choice)
+
+
+def fit_rival(
+    rows: DataFrame, champion: Bundle, contract: Contract, id_key_fingerprint: str, until: datetime
+) -> Bundle | None:
+    """The champion's recipe fitted to the rows before a time.
+
+    None where the champion has none, as prior rates have, or one of another release.
+    """
+    try:
+        choice, recipe = Choice.from_dict(champion.metrics["choice"]), Train.model_validate(champion.metrics["recipe"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if choice.preset not in recipe.presets:
+        return None
+    rival, _ = fit_part(rows, time_split(rows, until).earlier, choice, contract, recipe, id_key_fingerprint)
+    return rival
+
+
+def golden_rows(rows: DataFrame, contract: Contract) -> pa.RecordBatch:
+    """A few raw rows, chosen by the id's hash."""
+    first = rows.orderBy(F.xxhash64(F.lit("golden"), "impression_id"), "impression_id").limit(golden.ROWS)
+    schema = raw_schema(contract)
+    return first.select(*schema.names).toArrow().cast(schema).combine_chunks().to_batches()[0]
 
 
 def prior_bundle(rows: DataFrame, contract: Contract, recipe: Train, id_key_fingerprint: str) -> Bundle:
@@ -69,7 +111,49 @@ def prior_bundle(rows: DataFrame, contract: Contract, recipe: Train, id_key_fing
     return Bundle("prior", contract.hash, id_key_fingerprint, fitted)
 
 
-def _require_learnable(part: Slice) -> None:
+def fit_part(
+    rows: DataFrame, part: Slice, how: Choice | tuple[int, ...], contract: Contract, recipe: Train, fingerprint: str,
+    kept: Kept | None = None, start: Bundle | None = None,
+) -> tuple[Bundle, Choice]:  # fmt: skip
+    """A bundle of the rows of `part`, by a choice that was made or, from the cuts given, is made on them first.
+
+    start: a bundle that it goes on from. Raises DataError where `part` has not both labels.
+    """
+    require_learnable(part)
+    fitted = fit_state(rows, contract, recipe, part) if start is None else start.fitted
+    masks = Masks.of(fitted.features, recipe.masked)
+    counters = counters_of(fitted.features)
+    negatives = contract.sampling.negatives
+
+    onto = None if start is None else _margins_before(start, negatives)
+
+    def task(shard: Shard) -> Mapping[str, bytes]:
+        chosen = how if isinstance(how, Choice) else choose(shard, recipe, how, masks, counters, negatives, onto)
+        purpose = json.dumps([part.until_us, fitted.to_dict(), start.identity if start else None], sort_keys=True)
+        model = fit_model(masked(shard, masks), chosen, recipe, counters, kept=kept, purpose=purpose, start=onto)
+        return {_CHOICE: json.dumps(chosen.to_dict()).encode(), **model}
+
+    shards = sharded(rows.where(part.within()), fitted, recipe.num_workers)
+    made = on_workers(shards, recipe.num_workers, recipe.threads, len(fitted.names), task)
+    choice = Choice.from_dict(json.loads(made.pop(_CHOICE)))
+    trees, ridge = assembled(made, fitted, negatives) if start is None else (grown(made, start), start.ridge)
+    return Bundle("trees", contract.hash, fingerprint, fitted, choice.calibrator, trees, ridge), choice
+
+
+def _margins_before(start: Bundle, negatives: float) -> Start:
+    """What the trees go on from, among rows of which a share of those without a click was kept."""
+    return lambda vectors: start.margins(vectors) - ln(negatives)
+
+
+def _warn_of_folds(choice: Choice, folds: int) -> None:
+    if not choice.folds:
+        log.warning("train: no fold has clicks on both sides of its cut: %d rounds, fixed, and no calibrator", choice.rounds)
+    elif choice.folds < folds:
+        log.warning("train: %d of %d folds without clicks on both sides of a cut: the others chose", folds - choice.folds, folds)
+
+
+def require_learnable(part: Slice) -> None:
+    """Raises DataError where the slice lacks clicks, or other rows."""
     if not part.learnable:
         raise DataError(
             f"training set: {part.clicks:,} clicks in the {part.rows:,} rows before the test slice ({utc(part.until_us)}), "

@@ -23,7 +23,7 @@ from tests.conftest import ID_KEY_HEX
 from tests.logs import changed
 
 PLAN: dict[str, Any] = {"impressions": 4_000, "days": 2, "seed": 3, "duplicates": 0.05, "corrupt": 0.01}
-RECIPE = {"seeds": 1, "max_rounds": 15}
+RECIPE = {"seeds": 1, "max_rounds": 15, "baseline_rows": 0}
 ON_THE_LOG = ("ingest", "label", "count", "build_training_set")
 
 

@@ -41,6 +41,18 @@ def training_table(contract: Contract, rows: int, *, seed: int = 0, days: float 
     return table.append_column("weight", pa.array(np.ones(rows))).append_column("date", dates)
 
 
+def source_tables(contract: Contract, table: pa.Table) -> dict[str, pa.Table]:
+    """Impressions and counters whose as-of join is `table`: a row of each key's counters published at each impression's time."""
+    columns = ["impression_id", EVENT_TIMESTAMP, *contract.columns, "date"]
+    tables = {"impressions": table.select(columns)}
+    at = table[EVENT_TIMESTAMP]
+    for key, of in contract.counted_keys.items():
+        parts = {name: table[name] for name in of} | {"published_at": at, "created": at, "date": table["date"]}
+        parts |= {name: table[raw_counter(key, name)] for name in contract.counter_columns}
+        tables[f"counters_{key}"] = pa.table(parts)
+    return tables
+
+
 def _counters(contract: Contract, key: str, rate: Float64, rng: np.random.Generator, rows: int) -> dict[str, pa.Array]:
     counters: dict[str, pa.Array] = {}
     for window, hours in contract.window_hours.items():

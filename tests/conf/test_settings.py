@@ -9,7 +9,7 @@ def test_a_variable_overrides_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLICKODDS_REDIS", "redis.example:7000")
     monkeypatch.setenv("CLICKODDS_TRAIN__SEEDS", "5")
     settings = load_settings()
-    assert (settings.redis, settings.train.seeds, settings.train.depth) == ("redis.example:7000", 5, 2)
+    assert (settings.redis, settings.train.seeds, settings.train.num_workers) == ("redis.example:7000", 5, 1)
 
 
 def test_everything_written_lies_below_one_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from conf.environment import environment
 from conf.settings import CONF, ROOT, load_settings
 from jobs.command import installation, job_parser
 
-JOBS = ["simulate", "ingest", "label", "count", "build_training_set", "train", "promote", "pipeline", "profile_log"]
+JOBS = ["simulate", "ingest", "label", "count", "build_training_set", "train", "tune", "promote", "pipeline", "profile_log"]
 
 
 def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from jobs.label import label
 from jobs.profile_log import profile_log
 from jobs.profile_page import page
 from jobs.profile_report import report
-from jobs.svg import percent, safe, short, ticks
+from models.svg import percent, safe, short, ticks
 from tests.logs import changed, click, deliver, impression
 
 Make = Callable[[Contract], Context]

@@ -6,28 +6,32 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from pyspark.sql import SparkSession
+from sklearn.metrics import log_loss
 
 from conf.contract import Contract
 from conf.errors import BundleError, DataError
 from conf.settings import load_settings
 from conf.tables import Tables
+from feature_repo.vectorize import vectorize
 from jobs.command import Context
 from jobs.promote import promote
 from jobs.train import train
 from jobs.warehouse import Warehouse
 from models.bundle import load_bundle, save_bundle
-from models.promotion import checked
+from models.promotion import checked, crown
 from models.published import load_champion
 from models.tracking import Registry, Version
+from models.training import train_bundle
 from tests.conftest import ID_KEY
-from tests.training_rows import training_table
+from tests.training_rows import DAY_US, training_table
 
 ARGS = argparse.Namespace()
-RECIPE = {"seeds": 2, "max_rounds": 25, "early_stopping_rounds": 5}
+RECIPE = {"seeds": 2, "max_rounds": 25, "early_stopping_rounds": 5, "ridge_strengths": (0.003,), "baseline_rows": 2_000}
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,15 @@ def test_a_bundle_is_registered_with_its_metrics(trained: Trained) -> None:
     assert trained.counts["version"] == 1
     version = trained.registry.version()
     bundle = load_bundle(version.folder, identity=version.identity)
-    test, slices = bundle.metrics["test"], bundle.metrics["slices"]
+    test, slices = bundle.metrics["test"], bundle.metrics["split"]
     assert test["rows"] == slices["test"]["rows"] == pytest.approx(500, abs=30)
     assert test["clicks"] == slices["test"]["clicks"]
     assert 0.5 < test["auc"] < 1
     assert test["difference"][0] < test["logloss"] - test["logloss_constant"] < test["difference"][1]
-    train_part, stop, test_part = (slices[name] for name in ("train", "early_stopping", "test"))
-    assert train_part["until"] == stop["from"] < stop["until"] == test_part["from"] < test_part["until"]
+    earlier, test_part, folds = (slices[name] for name in ("earlier", "test", "folds"))
+    assert earlier["from"] < folds[0]["train_until"] < folds[-1]["until"] == earlier["until"] == test_part["from"]
     assert test_part["from"].endswith(":00:00+00:00")
+    assert bundle.metrics["choice"]["folds"] == len(folds) == 3
 
 
 def test_the_registered_model_knows_all_rows_the_judged_one_only_those_before_the_test(trained: Trained) -> None:
@@ -95,12 +100,23 @@ def test_the_registered_model_knows_all_rows_the_judged_one_only_those_before_th
     assert bundle.fitted.base_rate == labels.sum() / 4_000
     counted = sorted((-pair["counts"], pair["values"]) for pair in pc.value_counts(places).to_pylist())
     assert bundle.fitted.vocabularies["placement_id"] == tuple(word for count, word in counted if -count >= 20)
-    slices = bundle.metrics["slices"]
-    earlier = [slices[name] for name in ("train", "early_stopping")]
-    rate = sum(part["clicks"] for part in earlier) / sum(part["rows"] for part in earlier)
+    slices = bundle.metrics["split"]
+    rate = slices["earlier"]["clicks"] / slices["earlier"]["rows"]
     test, clicks = bundle.metrics["test"], slices["test"]["clicks"]
     constant = -(clicks * pc.ln(rate).as_py() + (test["rows"] - clicks) * pc.ln(1 - rate).as_py()) / test["rows"]
     assert test["logloss_constant"] == pytest.approx(constant, rel=1e-9)
+
+
+def test_the_run_keeps_the_model_card(trained: Trained) -> None:
+    artifacts = trained.registry.version().folder.parent
+    html, markdown = ((artifacts / name).read_text("utf-8") for name in ("card.html", "card.md"))
+    test = load_bundle(artifacts / "bundle").metrics["test"]
+    assert f"<b>{test['ne']:.3f}</b>" in html
+    assert "leaves + lr" in html
+    assert "where this model had 3," in html  # the baselines are fitted on 2,000
+    assert f"| this one |  | {test['ne']:.4f} |" in markdown
+    (run,) = trained.registry.recent(10)
+    assert (run.version, run.figures["test_ne"]) == ("1", test["ne"])
 
 
 def test_provenance_is_sealed_in_the_manifest(trained: Trained) -> None:
@@ -122,19 +138,6 @@ def test_the_same_rows_in_other_files_are_the_same_bytes_and_no_new_version(trai
     assert len(runs) == 1
     for name in before.keys() - {"manifest.json"}:
         assert (runs[0] / name).read_bytes() == before[name], name
-
-
-def test_promotion_publishes_and_again_changes_nothing(trained: Trained) -> None:
-    assert promote(trained.context, ARGS) == {"version": 1}
-    champion = load_champion(trained.bundles)
-    assert champion is not None
-    assert (champion.version, champion.bundle.identity) == ("1", trained.registry.version().identity)
-    assert trained.registry.champion() == "1"
-    before = {path: path.stat().st_mtime_ns for path in trained.bundles.rglob("*")}
-    promote(trained.context, argparse.Namespace(version="1"))
-    assert {path: path.stat().st_mtime_ns for path in trained.bundles.rglob("*")} == before
-    with pytest.raises(BundleError, match="has no version 7, expected one of 1"):
-        promote(trained.context, argparse.Namespace(version="7"))
 
 
 @pytest.fixture
@@ -163,32 +166,24 @@ def test_a_tampered_bundle_is_refused_and_prior_rates_serve(trained: Trained, se
     assert champion.bundle.fitted.base_rate == load_bundle(good.folder).fitted.base_rate
 
 
-def test_a_bundle_worse_than_the_constant_is_refused_and_the_champion_stays(
+def test_a_bundle_of_another_key_or_contract_is_refused_and_the_champion_stays(
     trained: Trained, second: Trained, tmp_path: Path
 ) -> None:
     good = trained.registry.version()
     register(second, good, tmp_path / "good", good.identity)
-    promote(second.context, ARGS)
-    bundle = load_bundle(good.folder)
-    metrics = {"test": {**bundle.metrics["test"], "difference": [0.001, 0.002]}}
-    worse = replace(bundle, metrics=metrics, id_key_fingerprint="other")
-    save_bundle(worse, tmp_path / "worse" / "bundle", {})
-    second.registry.record(tmp_path / "worse", worse.identity, params={}, metrics={}, tags={})
+    crown(second.registry, second.registry.version(), second.bundles)
+    other = replace(load_bundle(good.folder), id_key_fingerprint="other")
+    save_bundle(other, tmp_path / "other" / "bundle", {})
+    second.registry.record(tmp_path / "other", other.identity, params={}, metrics={}, tags={})
     with pytest.raises(BundleError, match="version 2: ids were hashed with key other"):
         promote(second.context, ARGS)
-    worse = replace(worse, id_key_fingerprint=bundle.id_key_fingerprint, calibrator=replace(bundle.calibrator, shift=0.5))
-    save_bundle(worse, tmp_path / "worst" / "bundle", {})
-    second.registry.record(tmp_path / "worst", worse.identity, params={}, metrics={}, tags={})
-    with pytest.raises(BundleError, match=r"version 3: not promoted: .* worse by 0\.00100 to 0\.00200"):
-        promote(second.context, ARGS)
-    other = second.context.contract.model_copy(update={"zone": "Asia/Tokyo"})
-    other.__dict__.pop("hash", None)  # a cached property, copied along
+    contract = second.context.contract.model_copy(update={"zone": "Asia/Tokyo"})
+    contract.__dict__.pop("hash", None)  # a cached property, copied along
     with pytest.raises(BundleError, match="version 1: made with contract"):
-        checked(second.registry.version("1"), other, ID_KEY.fingerprint)
-    assert second.registry.champion() == "1"
+        checked(second.registry.version("1"), contract, ID_KEY.fingerprint)
     champion = load_champion(second.bundles)
     assert champion is not None
-    assert champion.version == "1"
+    assert champion.version == second.registry.champion() == "1"
 
 
 def test_without_a_training_set_both_say_which_job_makes_it(spark: SparkSession, demo_contract: Contract, tmp_path: Path) -> None:
@@ -197,3 +192,26 @@ def test_without_a_training_set_both_say_which_job_makes_it(spark: SparkSession,
         train(context, ARGS)
     with pytest.raises(BundleError, match=r"no registered model demo.*\n.*build_training_set\.py"):
         promote(context, ARGS)
+
+
+def test_a_warm_start_adds_trees_to_the_champions_from_newer_rows(trained: Trained, second: Trained) -> None:
+    champion = load_bundle(trained.registry.version().folder)
+    later = training_table(trained.context.contract, 3_000, seed=5, days=3)
+    at = pc.add(later["event_timestamp"], pa.scalar(4 * DAY_US, pa.duration("us")))
+    later = later.set_column(later.column_names.index("event_timestamp"), "event_timestamp", at)
+    rows = trained.context.warehouse.spark.createDataFrame(later)
+    made = train_bundle(rows, trained.context.contract, trained.context.settings.train, ID_KEY.fingerprint, start=champion)
+    raw = later.combine_chunks().to_batches()[0]
+    vectors = vectorize(raw, champion.fitted)
+    assert made.bundle.fitted == champion.fitted
+    assert made.bundle.ridge == champion.ridge
+    added = made.bundle.booster.num_boosted_rounds() - champion.booster.num_boosted_rounds()
+    assert added == made.choice.rounds * trained.context.settings.train.seeds
+    assert made.bundle.metrics["warm_start"] == {"of": champion.identity, "choice": made.choice.to_dict()}
+    assert made.bundle.metrics["choice"] == champion.metrics["choice"], "the recipe that a rival is fitted by"
+    moved = np.abs(made.bundle.margins(vectors) - champion.margins(vectors))
+    assert 0 < moved.mean() < 0.5
+    labels = later["label"].to_numpy()
+    assert log_loss(labels, made.bundle.probabilities(raw)) < log_loss(labels, champion.probabilities(raw))
+    with pytest.raises(BundleError, match="no champion of this contract and id key to start from"):
+        train(second.context, argparse.Namespace(warm_start=True))

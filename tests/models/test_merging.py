@@ -89,6 +89,15 @@ def test_leaves_off_the_grid_are_found_out(boosters: Sequence[xgb.Booster]) -> N
         check(boosters[0], trees_of(boosters[0]))
 
 
+@pytest.mark.parametrize("times", [8, 40])
+def test_larger_margins_lie_on_a_coarser_grid_and_are_exact_too(boosters: Sequence[xgb.Booster], times: int) -> None:
+    merged = loaded(merge(boosters, base_rate=0.07, names=NAMES, share=times))
+    average = times * np.mean([margins(booster).astype(np.float64) for booster in boosters], axis=0)
+    assert np.abs(average).max() > 16
+    assert np.abs(margins(merged) - average).max() < 0.01
+    assert margins(merged).astype(np.float64).tolist() == exact(merged, trees_of(merged))
+
+
 def test_margins_too_large_to_be_exact_are_refused(boosters: Sequence[xgb.Booster]) -> None:
-    with pytest.raises(DataError, match="expected less than 16"):
-        merge(boosters, base_rate=1e-7, names=NAMES)
+    with pytest.raises(DataError, match="expected less than 256"):
+        merge(boosters, base_rate=0.07, names=NAMES, share=1_000)

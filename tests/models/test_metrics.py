@@ -1,12 +1,11 @@
-"""Metrics against scikit-learn and against a plain bootstrap; the plot that is made of the same histogram."""
+"""Metrics against scikit-learn and against a plain bootstrap; the plots that are made of the same histogram."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from models.gate import refusal
 from models.metrics import BINS, LARGEST, SUMS, Float64, Histogram, Int64, bin_rows, summarize
-from models.plots import deciles, reliability_png, wilson
+from models.plots import deciles, gains, reliability_plot, wilson
 
 CONSTANT = 0.06
 
@@ -91,29 +90,10 @@ def test_a_model_of_shuffled_labels_is_refused_and_a_good_one_is_not() -> None:
     good = {"test": summarize(histogram(probabilities, labels))}
     shuffled = {"test": summarize(histogram(np.random.default_rng(4).permutation(probabilities), labels))}
     assert good["test"]["difference"][1] < 0
-    assert refusal(good) is None
-    assert "worse by" in str(refusal(shuffled))
+    assert shuffled["test"]["difference"][0] > 0
 
 
-@pytest.mark.parametrize(
-    ("difference", "refused"),
-    [
-        pytest.param([-0.01, 0.002], False, id="not shown to be worse"),
-        pytest.param([0.0001, 0.002], True, id="worse beyond the interval"),
-        pytest.param(None, True, id="one row, no interval"),
-        pytest.param([float("nan"), float("nan")], True, id="not a number"),
-    ],
-)
-def test_the_gate_reads_the_lower_end(difference: list[float] | None, refused: bool) -> None:
-    test = {"rows": 9, "logloss": 0.2, "logloss_constant": 0.2, "difference": difference}
-    assert (refusal({"test": test}) is not None) == refused
-
-
-def test_a_bundle_without_metrics_is_refused() -> None:
-    assert refusal({})
-
-
-def test_deciles_hold_a_tenth_each_and_the_plot_is_the_same_twice() -> None:
+def test_deciles_hold_a_tenth_each() -> None:
     probabilities, labels = scored(20_000)
     groups = deciles(histogram(probabilities, labels))
     assert groups.shape == (10, 4)
@@ -121,13 +101,21 @@ def test_deciles_hold_a_tenth_each_and_the_plot_is_the_same_twice() -> None:
     tenth = np.argsort(probabilities, kind="stable")[-2_000:]
     assert groups[-1, 0] == pytest.approx(probabilities[tenth].mean(), rel=0.02)
     assert np.all((groups[:, 2] < groups[:, 1]) & (groups[:, 1] < groups[:, 3]))
-    png = reliability_png(histogram(probabilities, labels), "a test")
-    assert png.startswith(b"\x89PNG")
-    assert png == reliability_png(histogram(probabilities, labels), "a test")
+
+
+def test_gains_are_the_share_of_clicks_in_the_highest_scores() -> None:
+    probabilities, labels = scored(20_000)
+    points = gains(histogram(probabilities, labels))
+    best = np.argsort(-probabilities, kind="stable")
+    for share in (0.01, 0.1, 0.5):
+        at = points[np.isclose(points[:, 0], share)][0]
+        assert at[1] == pytest.approx(labels[best[: int(share * 20_000)]].sum() / labels.sum(), abs=0.005)
+    assert points[[0, -1]].tolist() == [[0, 0], [1, 1]]
 
 
 def test_a_plot_of_one_score_and_no_clicks_is_still_a_plot() -> None:
-    assert reliability_png(histogram(np.full(5, 0.1), np.zeros(5, dtype=np.int64)), "a test").startswith(b"\x89PNG")
+    groups = deciles(histogram(np.full(5, 0.1), np.zeros(5, dtype=np.int64)))
+    assert "nan" not in reliability_plot(groups)
 
 
 def test_wilson_is_the_textbooks() -> None:

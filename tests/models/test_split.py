@@ -1,30 +1,36 @@
 """The split in time, and what no model can be trained from."""
 
-import logging
-
-import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
 from conf.contract import Contract
 from conf.errors import DataError
 from conf.settings import load_settings
-from models.split import Slice, Split, split_tally, time_split, utc
+from models.split import split_tally, time_split, utc
 from models.training import train_bundle
-from models.trees import FALLBACK_ROUNDS, stopped_rounds
 
 HOUR_US = 3_600_000_000
 SCHEMA = "event_timestamp timestamp, label int"
 
 
-def test_the_cuts_are_full_hours_and_the_shares_are_75_and_12_and_a_half() -> None:
+def test_the_cuts_are_full_hours_and_each_part_is_an_eighth() -> None:
     tally = [(hour * HOUR_US, 10, 1, 0) for hour in range(16)]
     split = split_tally(tally, HOUR_US)
     assert split is not None
-    assert [split.train.rows, split.stop.rows, split.test.rows] == [120, 20, 20]
-    assert (split.stop.from_us, split.test.from_us) == (12 * HOUR_US, 14 * HOUR_US)
-    assert (split.train.clicks, split.test.clicks) == (12, 2)
+    assert [split.earlier.rows, split.test.rows] == [140, 20]
+    assert split.cuts == tuple(hour * HOUR_US for hour in (8, 10, 12, 14))
+    assert (split.earlier.clicks, split.test.clicks) == (14, 2)
     assert (split.everything.rows, split.earlier.until_us) == (160, split.test.from_us)
+
+
+def test_the_test_may_begin_where_it_is_told_to() -> None:
+    tally = [(hour * HOUR_US, 10, 1, 0) for hour in range(21)]
+    split = split_tally(tally, HOUR_US, 7 * HOUR_US)
+    assert split is not None
+    assert [split.earlier.rows, split.test.rows] == [70, 140]
+    assert split.cuts == tuple(hour * HOUR_US for hour in (4, 5, 6, 7))
+    assert split_tally(tally, HOUR_US, 0) is None
+    assert split_tally(tally, HOUR_US, 21 * HOUR_US) is None
 
 
 def test_a_slice_left_empty_by_the_full_hour_is_no_split() -> None:
@@ -34,7 +40,7 @@ def test_a_slice_left_empty_by_the_full_hour_is_no_split() -> None:
 def test_a_log_of_one_hour_is_cut_by_the_minute(spark: SparkSession) -> None:
     rows = spark.createDataFrame([(utc(minute * 60_000_000), minute % 2) for minute in range(60)], SCHEMA)
     split = time_split(rows)
-    assert split.stop.from_us == 45 * 60_000_000
+    assert split.cuts == tuple(minute * 60_000_000 for minute in (29, 37, 44, 52))
     assert split.test.from_us == 52 * 60_000_000
     assert rows.where(split.test.within()).count() == split.test.rows == 8
 
@@ -60,14 +66,3 @@ def test_clicks_in_the_test_slice_alone_cannot_be_tested(spark: SparkSession, de
     rows = spark.createDataFrame([(utc(row * HOUR_US), int(row == 39)) for row in range(40)], SCHEMA)
     with pytest.raises(DataError, match="0 clicks in the 35 rows before the test slice"):
         train_bundle(rows, demo_contract, load_settings().train, "0" * 16)
-
-
-@pytest.mark.parametrize("part", ["train", "stop"])
-def test_early_stopping_without_clicks_falls_back_to_fixed_rounds(
-    spark: SparkSession, part: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    slices = {name: Slice(0, 1, 10, 0 if name == part else 5) for name in ("train", "stop", "test")}
-    recipe = load_settings().train
-    with caplog.at_level(logging.WARNING, "clickodds"):
-        assert stopped_rounds(spark.createDataFrame(pa.table({"never": [1]})), Split(**slices), recipe) == FALLBACK_ROUNDS
-    assert "0 clicks in the 10 rows" in caplog.text

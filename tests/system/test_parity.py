@@ -71,7 +71,7 @@ def path(
     spark: SparkSession, make_module_context: Callable[[Contract], Context], contract: Contract, tmp_path_factory: Any
 ) -> Iterator[Running]:
     made = make_module_context(contract)
-    recipe = made.settings.train.model_copy(update={"seeds": 2, "max_rounds": 80})
+    recipe = made.settings.train.model_copy(update={"seeds": 2, "max_rounds": 80, "baseline_rows": 2_000})
     context = replace(made, settings=made.settings.model_copy(update={"train": recipe}))
     folder = context.settings.state
     log = folder / "log"

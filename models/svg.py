@@ -10,10 +10,14 @@ _SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _HOLDS = 0.999999  # a tick that rounding put past the end of its axis still stands on it
 
 
+def visible(value: object) -> str:
+    """Its text; what cannot be seen (control characters, line ends, turned writing) shows as its code."""
+    return "".join(c if c.isprintable() or c == "\u00a0" else f"\\u{ord(c):04x}" for c in str(value))
+
+
 def safe(value: object) -> str:
-    """Text for HTML, in an attribute too; what cannot be seen (control characters, turned writing) shows as its code."""
-    shown = "".join(c if c.isprintable() or c == "\u00a0" else f"\\u{ord(c):04x}" for c in str(value))
-    return escape(shown, quote=True)
+    """Text for HTML, in an attribute too."""
+    return escape(visible(value), quote=True)
 
 
 def short(value: float) -> str:

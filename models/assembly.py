@@ -1,0 +1,65 @@
+"""A model's parts as the workers fit them, and put together: trees of every seed, averaged, and the ridge beside them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from math import log as ln
+
+import xgboost as xgb
+
+from conf.settings import Train
+from feature_repo.catalogue import Feature
+from feature_repo.vectorize import Fitted
+from models.boosting import Kept, Start, boost
+from models.bundle import Bundle
+from models.merging import merge
+from models.ridge import Ridge, fit_ridge
+from models.selection import Choice
+from models.shards import Shard
+
+_COUNTERS = ("log_ratio", "log_impressions")
+_TREES, _RIDGE = "trees", "ridge"
+
+
+def counters_of(features: Sequence[Feature]) -> list[int]:
+    """Positions of what the ridge regression sees."""
+    return [n for n, feature in enumerate(features) if feature.kind in _COUNTERS]
+
+
+def fit_model(
+    shard: Shard, choice: Choice, recipe: Train, counters: Sequence[int], *, kept: Kept | None = None, purpose: str = "",
+    start: Start | None = None,
+) -> dict[str, bytes]:  # fmt: skip
+    """The parts, by all workers together, each with its rows. start: of a model that the parts go on from."""
+    made = {}
+    for seed in range(recipe.seeds):
+        length = {"rounds": choice.rounds, "threads": recipe.threads}
+        booster = boost(shard, recipe.presets[choice.preset], **length, seed=seed, kept=kept, purpose=purpose, start=start)
+        made[f"{_TREES} {seed}"] = bytes(booster.save_raw("ubj"))
+    if choice.ridge is not None:
+        ridge = fit_ridge(shard.vectors, shard.labels, counters, [choice.ridge])[0]
+        made[_RIDGE] = json.dumps(ridge.to_dict()).encode()
+    return made
+
+
+def grown(made: Mapping[str, bytes], start: Bundle) -> bytes:
+    """The trees of a model with new ones added to it, as one Booster."""
+    return merge(_boosters(made), names=start.fitted.names, onto=start.booster)
+
+
+def assembled(made: Mapping[str, bytes], fitted: Fitted, negatives: float) -> tuple[bytes, Ridge | None]:
+    """The trees as one Booster, and the ridge regression: their margins add up to the model's.
+
+    negatives: the share of rows without a click that were trained on: its log is the whole correction, in trees as in ridge.
+    """
+    share = 0.5 if _RIDGE in made else 1.0
+    trees = merge(_boosters(made), base_rate=fitted.base_rate, names=fitted.names, share=share)
+    return trees, Ridge.from_dict(json.loads(made[_RIDGE])).scaled(share, share * ln(negatives)) if _RIDGE in made else None
+
+
+def _boosters(made: Mapping[str, bytes]) -> list[xgb.Booster]:
+    boosters = []
+    for name, model in made.items():
+        if name.startswith(_TREES):
+            boosters.append(xgb.Booster({"nthread": 1}))
+            boosters[-1].load_model(bytearray(model))
+    return boosters
