@@ -18,9 +18,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from models.evaluation_page import page
-
 from jobs.command import Context, job_parser, log, run_job
+from models.evaluation_page import page
 from models.progressive import evaluate_days
 from models.tracking import Registry
 
