@@ -27,12 +27,12 @@ from jobs.session import spark_session
 from jobs.simulate import write_log
 from jobs.simulation import Plan
 from jobs.warehouse import Warehouse
+from models.evaluation import LARGE
 from models.progressive import evaluate_days
 
 PAGE = ROOT / "docs" / "model-quality.md"
 NEGATIVES = (1.0, 0.25, 0.05)
 _STEPS = ("ingest", "label", "count", "build_training_set")
-_LARGE = 200
 _DAY, _SLICE = (0.98, 1.02), (0.9, 1.1)
 
 
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def _summary(found: Mapping[str, Any]) -> dict[str, Any]:
-    large = [of for of in found["slices"] if of["clicks"] >= _LARGE and (of["slice"], of["value"]) != ("all", "all")]
+    large = [of for of in found["slices"] if of["clicks"] >= LARGE and (of["slice"], of["value"]) != ("all", "all")]
     off = [of for of in large if not _true((of["ratio"], *of["ratio_interval"]), _SLICE)]
     names = ("until", "rows", "clicks", "ne", "calibration_ratio", "over_truth")
     days = [{name: day[name] for name in names} | {"true": _true(day["calibration_ratio"], _DAY)} for day in found["days"]]
@@ -104,7 +104,7 @@ def _page(result: Mapping[str, Any]) -> str:
         off, every = ", ".join(found["off"]) or "none", found["overall"]
         sections.append(f"""### {name.capitalize()}
 
-Slices of {_LARGE} clicks and more: {found["slices"]}; beyond {_SLICE[0]} to {_SLICE[1]}, their interval leaving out 1: {off}.
+Slices of {LARGE} clicks and more: {found["slices"]}; beyond {_SLICE[0]} to {_SLICE[1]}, their interval leaving out 1: {off}.
 
 | day | clicks | NE | calibration ratio | logloss over the truth's |
 |---|---|---|---|---|

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.blocks import Block, Heading, Table, Text, to_html, to_markdown
+from models.evaluation import LARGE
 
-_LARGE = 200  # clicks of a slice that is shown
 _TRUE, _ORDER = ("ne", "calibration_ratio", "ece"), ("auc", "gauc", "average_precision", "lift")
 _LOW, _HIGH = 0.9, 1.1
 
@@ -55,12 +55,12 @@ def _chosen(day: Mapping[str, Any]) -> str:
 def _slices(found: Mapping[str, Any]) -> list[Block]:
     rows = []
     for of in found["slices"]:
-        if of["clicks"] >= _LARGE:
+        if of["clicks"] >= LARGE:
             low, high = of["ratio_interval"]
             off = "" if _LOW <= of["ratio"] <= _HIGH or low <= 1 <= high else "off"
             ratio = _span((of["ratio"], low, high), 3)
             rows.append([of["slice"], of["value"], of["share"], f"{of['clicks']:,}", f"{of['ne']:.3f}", ratio, off])
-    told = f"All days together, slices of {_LARGE} clicks and more. Off: beyond {_LOW} to {_HIGH}, and the interval leaves out 1."
+    told = f"All days together, slices of {LARGE} clicks and more. Off: beyond {_LOW} to {_HIGH}, and the interval leaves out 1."
     head = ["slice", "value", "%share of impressions", "!clicks", "!NE", "!calibration ratio", "off"]
     return [Heading("By slice"), Table(head, rows), Text(told)]
 

@@ -57,9 +57,10 @@ def roll_back(root: Path, contract_hash: str, id_key_fingerprint: str) -> tuple[
     """
     pointer = _pointer(root) if _exists(root) else {"before": []}
     for place, one in enumerate(pointer["before"]):
-        if not _verifies(root / one["identity"], one["identity"]):
+        try:
+            bundle = load_bundle(root / one["identity"], identity=one["identity"])
+        except BundleError:
             continue
-        bundle = load_bundle(root / one["identity"], identity=one["identity"])
         if (bundle.contract_hash, bundle.id_key_fingerprint) == (contract_hash, id_key_fingerprint):
             _point(root, one, pointer["before"][place + 1 :])
             return pointer["version"], Champion(one["version"], bundle)

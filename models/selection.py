@@ -3,7 +3,6 @@
 Run by every training worker together; they end with the same choice.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -21,8 +20,6 @@ from models.folds import Fold, best_rounds, fit_fold, folds_of, learnable, sampl
 from models.masking import Masks
 from models.ridge import Ridge, fit_ridge
 from models.shards import Shard
-
-log = logging.getLogger("clickodds")
 
 FALLBACK_ROUNDS = 100  # where no fold can judge; at a learning rate of 0.05 short of overfitting on every log tried
 REFIT_ROUNDS = 1.1  # of the chosen ones, for a model that is fitted on more rows than the folds were

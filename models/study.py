@@ -33,7 +33,6 @@ SPACE: Mapping[str, BaseDistribution] = {
     "colsample": FloatDistribution(0.3, 1.0),
     "max_bins": CategoricalDistribution((64, 256)),
 }
-TRIED = (TrialState.COMPLETE, TrialState.PRUNED)
 _PRESET, _PARAMETERS, _ROUNDS, _BY_FOLD = "preset", "parameters", "rounds", "by_fold"  # of a trial
 
 

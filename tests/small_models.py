@@ -8,6 +8,7 @@ import xgboost as xgb
 from conf.contract import Contract
 from feature_repo.catalogue import EVENT_TIMESTAMP
 from feature_repo.vectorize import Fitted, vectorize
+from models.assembly import counters_of
 from models.bundle import Bundle
 from models.merging import merge
 from models.ridge import fit_ridge
@@ -24,8 +25,7 @@ def small_bundle(contract: Contract, table: pa.Table) -> Bundle:
     vectors = vectorize(raw, fitted)
     parameters = {"objective": "binary:logistic", "max_depth": 3, "eta": 0.2, "nthread": 1, "base_score": fitted.base_rate}
     booster = xgb.train(parameters, xgb.DMatrix(vectors, labels), 15)
-    counters = [n for n, feature in enumerate(fitted.features) if feature.kind in ("log_ratio", "log_impressions")]
-    ridge = fit_ridge(vectors, labels, counters, [0.01])[0].scaled(0.5, 0.0)
+    ridge = fit_ridge(vectors, labels, counters_of(fitted.features), [0.01])[0].scaled(0.5, 0.0)
     trees = merge([booster], base_rate=fitted.base_rate, names=fitted.names, share=0.5)
     return Bundle("trees", contract.hash, "key", fitted, trees=trees, ridge=ridge)
 
