@@ -169,6 +169,21 @@ def load_bundle(folder: Path, *, identity: str | None = None) -> Bundle:
     return bundle
 
 
+def load_prior(folder: Path, *, identity: str) -> Bundle:
+    """The prior rates that every bundle ships: a bundle of kind "prior" from its features.json, which must verify.
+
+    For a bundle whose trees are damaged, or give other bits here than where they were made. Raises BundleError.
+    """
+    manifest = read_manifest(folder)
+    sealed: dict[str, str] = manifest["files"]
+    made_for = manifest["contract_hash"], manifest["id_key_fingerprint"]
+    answering = {name: expected for name, expected in sealed.items() if name != METRICS}
+    if FEATURES not in sealed or _identity(manifest["kind"], *made_for, answering) != identity:
+        raise BundleError(f"{folder / MANIFEST}: not the manifest of {identity[:12]}, so not even its prior rates can be read")
+    fitted = json.loads(_verified(folder / FEATURES, sealed[FEATURES]))
+    return Bundle("prior", *made_for, Fitted.from_dict(fitted))
+
+
 def _check_golden(bundle: Bundle, folder: Path) -> None:
     if bundle.golden is None:
         return

@@ -28,6 +28,10 @@ class Freshness:
     reason: Reason | None = None
     age_us: int | None = None
 
+    def as_of_us(self, time_us: int) -> int | None:
+        """The clock up to which the counters that a request of `time_us` may use were published; None where it may use none."""
+        return time_us - self.age_us if self.usable and self.age_us is not None else None
+
 
 def judge_clock(as_of_us: int | None, time_us: int, *, max_age: timedelta) -> Freshness:
     """What the clock allows at a request's time; both in microseconds since the epoch, as_of_us None where there is no clock.

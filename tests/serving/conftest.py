@@ -9,7 +9,7 @@ import redis
 from conf.contract import ALL_KEY, Contract
 from conf.contract_file import load_contract
 from conf.redis_server import redis_server
-from conf.settings import CONF, Serving
+from conf.settings import CONF, Serving, load_settings
 from models.published import Champion
 from tests.serving.parts import CONTRACTS, ID_KEY, FeastStore, make_bundle
 
@@ -26,9 +26,7 @@ def demo(contracts: dict[str, Contract]) -> Contract:
 
 @pytest.fixture
 def serving_settings() -> Serving:
-    return Serving(
-        host="127.0.0.1", port=0, max_feature_age=timedelta(hours=3), redis_timeout=timedelta(seconds=0.5), max_body_kb=256
-    )
+    return load_settings().serving.model_copy(update={"redis_timeout": timedelta(seconds=0.5)})
 
 
 @pytest.fixture(scope="session")

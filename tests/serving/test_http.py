@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +21,10 @@ from feature_repo.catalogue import raw_schema
 from models.published import Champion
 from serving.app import PREDICT, create_app
 from serving.features import OnlineFeatures, connect_redis
+from serving.metrics import Metrics
 from serving.schema import RequestSchema
-from serving.state import ServingState
+from serving.served_log import LogLimits, ServedLog
+from serving.state import InForce, ServingState
 from tests.serving.parts import AS_OF, CONTRACTS, ID_KEY, make_bundle, microseconds
 
 BODY: dict[str, Any] = {
@@ -40,19 +43,25 @@ Serve = Callable[..., TestClient]
 
 
 @pytest.fixture
-def serve(demo: Contract, champion: Champion, serving_settings: Serving) -> Iterator[Serve]:
+def serve(demo: Contract, champion: Champion, serving_settings: Serving, tmp_path: Path) -> Iterator[Serve]:
     """A client of an application; by default the demo's, with a champion, whose Redis is away."""
     with ExitStack() as stack:
 
         def start(
-            redis: str | None = None, *, contract: Contract = demo, champion: Champion | None = champion, id_key: IdKey = ID_KEY
-        ) -> TestClient:
+            redis: str | None = None, *, contract: Contract = demo, champion: Champion | None = champion, id_key: IdKey = ID_KEY,
+            in_force: InForce | None = None, log_share: float = 0.0, **changes: Any,
+        ) -> TestClient:  # fmt: skip
             client = connect_redis(redis or f"127.0.0.1:{free_port()}", timeout=serving_settings.redis_timeout)
             features = OnlineFeatures(
                 contract, id_key, client, timeout=serving_settings.redis_timeout, max_age=serving_settings.max_feature_age
             )
-            state = ServingState(contract.hash, id_key.fingerprint, champion)
-            app = create_app(contract=contract, state=state, features=features, settings=serving_settings)
+            state = in_force or InForce(ServingState(contract.hash, id_key.fingerprint, champion))
+            metrics = Metrics()
+            served_log = ServedLog(tmp_path, raw_schema(contract), LogLimits(log_share, 1000, 1 << 20, 60), metrics)
+            app = create_app(
+                contract=contract, in_force=state, features=features, settings=serving_settings.model_copy(update=changes),
+                metrics=metrics, served_log=served_log,
+            )  # fmt: skip
             return stack.enter_context(TestClient(app))
 
         yield start
@@ -243,9 +252,9 @@ def test_ready_without_redis(serve: Serve) -> None:
 
 
 def test_a_reload_is_one_swap(serve: Serve, demo: Contract) -> None:
-    client = serve(champion=None)
-    app: Any = client.app
-    app.state.serving = ServingState(demo.hash, ID_KEY.fingerprint, Champion("8", make_bundle(demo)))
+    in_force = InForce(ServingState(demo.hash, ID_KEY.fingerprint, None))
+    client = serve(in_force=in_force)
+    in_force.state = ServingState(demo.hash, ID_KEY.fingerprint, Champion("8", make_bundle(demo)))
     assert client.get("/readyz").status_code == 200
     assert client.post(PREDICT, json=BODY).json()["model_version"] == "8"
 

@@ -1,0 +1,33 @@
+"""What the server says of itself, on stderr: lines for a person, or an object a line for a machine that gathers them."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_PLAIN = "%(asctime)s %(message)s"
+
+
+class JsonLines(logging.Formatter):
+    """time (UTC), level, logger, message; request_id where there is one; trace where something broke."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+        }
+        if request_id := getattr(record, "request_id", None):
+            said["request_id"] = request_id
+        if record.exc_info:
+            said["trace"] = self.formatException(record.exc_info)
+        return json.dumps(said, ensure_ascii=False)
+
+
+def say_on_stderr(*, json_lines: bool) -> None:
+    """Warnings and errors of everything in this process."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if json_lines else logging.Formatter(_PLAIN, datefmt="%H:%M:%S"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
