@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,18 +67,18 @@ class Reloader:
     async def _verified(self, named: Named) -> ServingState:
         """The state of a champion that a child process and this one have verified. Raises BundleError."""
         command = [sys.executable, "-m", "serving.verify", str(self._root / named.identity), named.identity]
-        child = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
+        # not asyncio's own: it forks, and a process of this size takes long to copy
+        child = await asyncio.to_thread(subprocess.Popen, command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         try:
-            async with asyncio.timeout(VERIFIED_WITHIN_S):
-                _, said = await child.communicate()
-        except BaseException as error:
-            child.kill()
-            await child.wait()
-            if isinstance(error, TimeoutError):
-                raise BundleError(f"model {named.version}: not verified within {VERIFIED_WITHIN_S:g} s") from None
-            raise
+            _, said = await asyncio.to_thread(child.communicate, timeout=VERIFIED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            raise BundleError(f"model {named.version}: not verified within {VERIFIED_WITHIN_S:g} s") from None
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
         if child.returncode:
-            lines = said.decode(errors="replace").strip().splitlines()
+            lines = said.strip().splitlines()
             raise BundleError(lines[-1] if lines else f"model {named.version}: its verification ended with {child.returncode}")
 
         state = await asyncio.to_thread(lambda: self._prepare(named.load(self._root)))

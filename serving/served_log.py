@@ -29,8 +29,8 @@ log = logging.getLogger("clickodds.serving")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One answer. raw: its raw values, a batch of `raw_schema` with a row for each candidate, or what makes it, called in the writer's
-    thread. margins: log odds, None where no model answered. margins, scores: shape (candidates,)."""
+    """One answer. raw: its raw values, a batch of `raw_schema` with a row for each candidate, or what makes it, called in the
+    writer's thread. margins: log odds, None where no model answered. margins, scores: shape (candidates,)."""
 
     request_id: str
     raw: pa.RecordBatch | Callable[[], pa.RecordBatch]

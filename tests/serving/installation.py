@@ -30,11 +30,11 @@ class Installation:
     settings: dict[str, str] = field(default_factory=dict)  # CLICKODDS_SERVING__NAME, by name
 
     @classmethod
-    def make(cls, state: Path, redis: str) -> Self:
+    def make(cls, state: Path, redis: str, settings: dict[str, str] | None = None) -> Self:
         """A new one, with the tests' id key."""
         state.mkdir(exist_ok=True)
         (state / "id.key").write_text(KEY.hex())
-        return cls(state, redis)
+        return cls(state, redis, settings or {})
 
     def environment(self) -> dict[str, str]:
         own = {"CLICKODDS_STATE": str(self.state), "CLICKODDS_REDIS": self.redis, "PYTHONPATH": str(ROOT)}
@@ -50,8 +50,10 @@ class Installation:
         return self.state / "bundles" / contract.name / bundle.identity
 
     @contextmanager
-    def started(self, *arguments: str, program: tuple[str, ...] = ("-m", "serving")) -> Iterator["Running"]:
-        """A running server, and what it said when it was there; ended by Ctrl-C unless it has ended."""
+    def started(
+        self, *arguments: str, program: tuple[str, ...] = ("-m", "serving"), code: int = 0
+    ) -> Iterator["Running"]:
+        """A running server, and what it said when it was there; ended by Ctrl-C unless it has ended, with this code."""
         command = [sys.executable, *program, "--port", "0", *arguments]
         with (self.state / "stderr").open("a") as stderr:
             server = subprocess.Popen(
@@ -65,7 +67,7 @@ class Installation:
             yield Running(server, address[0], int(address[1]), said)
             if server.poll() is None:
                 server.send_signal(signal.SIGINT)
-            assert server.wait(30) == 0, self.log()
+            assert server.wait(30) == code, self.log()
         finally:
             server.kill()
             server.wait()
