@@ -1,7 +1,6 @@
 """The client against a server process, and against what is none."""
 
 import socket
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -44,7 +43,6 @@ def test_a_connection_that_ended_meanwhile_is_made_again(server: Running) -> Non
 
 def test_a_server_that_says_nothing_is_a_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        threading.Thread(target=silent.accept, daemon=True).start()
         with Client(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.1) as client, pytest.raises(TimeoutError):
             client.predict(CONTEXT, CANDIDATES, request_id="r-1")
 
