@@ -4,7 +4,7 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from conf.errors import BundleError
@@ -21,12 +21,13 @@ log = logging.getLogger("clickodds.serving")
 class Reloader:
     """Looks at the pointer file below `root` every so often, off every request's path.
 
-    prepare: makes the state of a verified champion, loaded and warm; it runs in a thread.
+    prepare: makes the state of a verified champion, warm; what takes long of it is for a thread.
     """
 
     def __init__(
-        self, root: Path, in_force: InForce, metrics: Metrics, *, prepare: Callable[[Champion], ServingState], every_s: float
-    ) -> None:
+        self, root: Path, in_force: InForce, metrics: Metrics, *,
+        prepare: Callable[[Champion], Awaitable[ServingState]], every_s: float,
+    ) -> None:  # fmt: skip
         self._root = root
         self._in_force = in_force
         self._metrics = metrics
@@ -81,7 +82,7 @@ class Reloader:
             lines = said.strip().splitlines()
             raise BundleError(lines[-1] if lines else f"model {named.version}: its verification ended with {child.returncode}")
 
-        state = await asyncio.to_thread(lambda: self._prepare(named.load(self._root)))
+        state = await self._prepare(await asyncio.to_thread(named.load, self._root))
         if state.refusal:
             raise BundleError(state.refusal)
         return state

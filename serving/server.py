@@ -108,8 +108,8 @@ def prepared(settings: Settings, where: str, place: Place) -> Server:
         contract=contract, in_force=in_force, features=features, settings=section, metrics=metrics, served_log=served_log
     )
 
-    def prepare(champion: Champion) -> ServingState:
-        return ServingState(*made_for, warmed(champion))
+    async def prepare(champion: Champion) -> ServingState:
+        return ServingState(*made_for, await asyncio.to_thread(warmed, champion))
 
     reloader = Reloader(root, in_force, metrics, prepare=prepare, every_s=section.reload_every.total_seconds())
     drain_s = section.drain.total_seconds()

@@ -6,12 +6,12 @@ from datetime import timedelta
 import pytest
 import redis
 
-from conf.contract import ALL_KEY, Contract
+from conf.contract import Contract
 from conf.contract_file import load_contract
 from conf.redis_server import redis_server
 from conf.settings import CONF, Serving, load_settings
 from models.published import Champion
-from tests.serving.parts import CONTRACTS, ID_KEY, FeastStore, make_bundle
+from tests.serving.parts import CONTRACTS, FeastStore, fill, make_bundle
 
 
 @pytest.fixture(scope="session")
@@ -58,15 +58,5 @@ def redis_address(_shared_redis: str) -> str:
 @pytest.fixture
 def filled_redis(redis_address: str, feast_stores: dict[str, FeastStore]) -> str:
     """The demo's Redis at AS_OF: two known users (personal, so hashed) and one known ad; everything else is new."""
-    store = feast_stores["demo"]
-    store.counters(redis_address, ALL_KEY, {}, impressions_1h=500, clicks_1h=20, impressions_1d=9000, clicks_1d=400,
-                   impressions_7d=70000, clicks_7d=3000)  # fmt: skip
-    store.counters(redis_address, "user", {"user_id": ID_KEY.digest("known")}, impressions_1h=3, clicks_1h=1,
-                   impressions_7d=30, clicks_7d=4, last_impression_us=1_772_323_200_000_001)  # fmt: skip
-    store.counters(redis_address, "user", {"user_id": ID_KEY.digest("42")}, impressions_1h=8, impressions_7d=80)
-    store.counters(redis_address, "ad", {"ad_id": "a7"}, impressions_1d=100, clicks_1d=9, impressions_7d=700, clicks_7d=50)
-    store.counters(
-        redis_address, "user_campaign", {"user_id": ID_KEY.digest("known"), "campaign_id": "c1"}, impressions_7d=7, clicks_7d=2
-    )
-    store.clock(redis_address)
+    fill(feast_stores["demo"], redis_address)
     return redis_address

@@ -83,6 +83,20 @@ class FeastStore:
             return {name: values[0] for name, values in response.to_dict().items()}
 
 
+def fill(store: FeastStore, address: str) -> None:
+    """The demo's Redis at AS_OF: two known users (personal, so hashed) and one known ad; everything else is new."""
+    store.counters(address, ALL_KEY, {}, impressions_1h=500, clicks_1h=20, impressions_1d=9000, clicks_1d=400,
+                   impressions_7d=70000, clicks_7d=3000)  # fmt: skip
+    store.counters(address, "user", {"user_id": ID_KEY.digest("known")}, impressions_1h=3, clicks_1h=1,
+                   impressions_7d=30, clicks_7d=4, last_impression_us=1_772_323_200_000_001)  # fmt: skip
+    store.counters(address, "user", {"user_id": ID_KEY.digest("42")}, impressions_1h=8, impressions_7d=80)
+    store.counters(address, "ad", {"ad_id": "a7"}, impressions_1d=100, clicks_1d=9, impressions_7d=700, clicks_7d=50)
+    store.counters(
+        address, "user_campaign", {"user_id": ID_KEY.digest("known"), "campaign_id": "c1"}, impressions_7d=7, clicks_7d=2
+    )
+    store.clock(address)
+
+
 def microseconds(at: datetime) -> int:
     return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 

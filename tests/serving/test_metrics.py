@@ -18,7 +18,7 @@ NOTHING = ServingState("", "", None)
 
 def _samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
     page = metrics.text(NOTHING).decode()
-    return {(s.name, tuple(s.labels.values())): s.value for f in text_string_to_metric_families(page) for s in f.samples}
+    return {(s.name, tuple(sorted(s.labels.values()))): s.value for f in text_string_to_metric_families(page) for s in f.samples}
 
 
 def test_workers_are_added_up_and_a_new_one_goes_on_where_the_dead_one_was() -> None:
@@ -33,8 +33,8 @@ def test_workers_are_added_up_and_a_new_one_goes_on_where_the_dead_one_was() -> 
         again.took(0.1, 503)
         found = _samples(again)
     assert found["clickodds_request_seconds_count", ("200",)] == 5
-    assert found["clickodds_request_seconds_bucket", ("200", "0.0005")] == 0
-    assert found["clickodds_request_seconds_bucket", ("200", "0.00075")] == 5
+    assert found["clickodds_request_seconds_bucket", ("0.0005", "200")] == 0
+    assert found["clickodds_request_seconds_bucket", ("0.00075", "200")] == 5
     assert found["clickodds_request_seconds_sum", ("200",)] == pytest.approx(5 * 0.0007)
     assert found["clickodds_request_seconds_count", ("503",)] == 1
     assert found["clickodds_degraded_total", ("no_model",)] == 5
