@@ -27,6 +27,7 @@ from serving.protocol import Bounds, Protocol, bounded, check_connections
 from serving.reload import Reloader
 from serving.served_log import LogLimits, ServedLog
 from serving.state import InForce, ServingState, first_state, warmed
+from serving.traces import traced_if_configured
 
 SWITCH_S = 0.0005  # a thread that loads a model gives the interpreter back so often; a request waits no longer for it
 # Once for all answers. A page of ours may not be framed, an answer may not be kept by what lies between.
@@ -118,7 +119,8 @@ def prepared(settings: Settings, where: str, place: Place) -> Server:
         connections=section.max_connections,
     )  # fmt: skip
     config = uvicorn.Config(
-        app, workers=1, access_log=False, log_config=None, log_level=logging.WARNING, http=bounded(bounds, metrics), ws="none",
+        traced_if_configured(app),
+        workers=1, access_log=False, log_config=None, log_level=logging.WARNING, http=bounded(bounds, metrics), ws="none",
         proxy_headers=False, server_header=False, headers=SECURITY_HEADERS,
         timeout_keep_alive=int(section.keep_alive.total_seconds()), timeout_graceful_shutdown=int(2 * drain_s) + 1,
     )  # fmt: skip
