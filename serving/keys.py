@@ -25,7 +25,10 @@ class Keys:
 
     def open_to(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether an ASGI scope's headers bring one of the keys, as `authorization: Bearer KEY`. Its time tells nothing."""
-        said = next((value for name, value in headers if name == b"authorization"), b"")
+        said = b""
+        for name, value in headers:
+            if name == b"authorization":
+                said = value
         found = hashlib.sha256(said[len(_SCHEME) :].strip()).digest()
         same = [hmac.compare_digest(found, each) for each in self._hashes]  # all of them, whichever it is
         return any(same) and said[: len(_SCHEME)].lower() == _SCHEME

@@ -54,8 +54,8 @@ def test_overload_is_shed_and_leaves_nothing_behind(demo: Contract, tmp_path: Pa
     answered, shed = flood.statuses[200], flood.statuses[503]
     first_s = again.replies[0].at - ended
     print(  # noqa: T201
-        f"\n{CALLERS} callers: {answered} answered (median {_median(flood, 0) * 1e3:.1f} ms, {_median(calm, 0) * 1e3:.1f} ms alone), "
-        f"{shed} shed, 0 otherwise; memory {before_mb:.0f} -> {after_mb:.0f} MB; the first answer {first_s:.2f} s after"
+        f"\n{CALLERS} callers: {answered} answered (median {_median(flood, 0) * 1e3:.1f} ms, {_median(calm, 0) * 1e3:.1f} ms "
+        f"alone), {shed} shed, 0 otherwise; memory {before_mb:.0f} -> {after_mb:.0f} MB; the first answer {first_s:.2f} s after"
     )
     assert set(flood.statuses) == {200, 503}
     assert answered > 100
