@@ -36,7 +36,7 @@ soak-log: $(INSTALLED) ## logs of 300,000 impressions with every fault, against 
 soak-model: $(INSTALLED) ## tuning that is killed and goes on, a category of 100,000 values; long
 	@$(MAKE) test ARGS='-n2 --dist=loadfile -m soak tests/jobs $(ARGS)'
 
-chaos: $(INSTALLED) ## a training on a standalone cluster, executors and driver killed in the middle; long
+chaos: $(INSTALLED) ## a training whose executors and driver are killed; a server whose Redis stalls or dies, and too many callers; long
 	@$(MAKE) test ARGS='-n0 -m chaos tests/chaos $(ARGS)'
 
 lint: $(INSTALLED) ## ruff and mypy

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from conf.errors import ClickoddsError, UnavailableError
-from conf.settings import Settings, load_settings
+from conf.settings import Settings, SettingsError, load_settings
 from serving.logs import say_on_stderr
 
 
@@ -38,6 +38,8 @@ def main() -> int:
 def _serve(settings: Settings, port: int | None, workers: int | None) -> int:
     section = settings.serving
     count = section.workers if workers is None else workers
+    if count < 1:
+        raise SettingsError(f"--workers: found {count}, expected at least 1")
     listener = _listen(section.host, section.port if port is None else port)
     if count == 1:
         from serving.server import serve  # what it imports takes a second and 100 MB, which a parent of workers needs not

@@ -7,6 +7,7 @@ resets what waits in that of a process that ends.)
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -29,9 +30,10 @@ log = logging.getLogger("clickodds.serving")
 
 @dataclass
 class _Worker:
-    """What is in a slot now. died: how often in a row soon after its start."""
+    """What is in a slot now. said: its first line, when it serves. died: how often in a row soon after its start."""
 
     process: subprocess.Popen[str] | None = None
+    said: str = ""
     started: float = 0.0
     died: int = 0
     next_start: float = field(default_factory=time.monotonic)
@@ -48,19 +50,20 @@ class Workers:
         self._cells = tempfile.TemporaryFile()  # as long as this process lives
         self._cells.truncate(Cells.size_of(count))
         self._lifeline, self._held = os.pipe()  # the workers' end, and ours: it closes when this process ends, however it does
+        self._ready = False
         self._ending = False
         self._code = 0
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT, or until a worker refuses to start; returns the exit code."""
+        """Until SIGTERM or SIGINT, or until a worker of the first ones refuses to start; returns the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        said = False
         while not self._ending:
             for slot, worker in enumerate(self._workers):
                 self._look_at(slot, worker)
-            if not said and not self._ending:
-                said = self._say_ready()
+            if not self._ready and all(worker.said for worker in self._workers):
+                self._ready = True
+                print(self._workers[0].said, end="", flush=True)  # noqa: T201  # whoever started the server waits for this line
             time.sleep(_LOOKS_EVERY_S)
         self._stop()
         return self._code
@@ -70,8 +73,9 @@ class Workers:
         if worker.process is not None:
             code = worker.process.poll()
             if code is None:
+                self._listen_to(worker)
                 return
-            if code in (EXIT_USAGE, EXIT_REFUSED):  # its next start would end the same way
+            if code in (EXIT_USAGE, EXIT_REFUSED) and not self._ready:  # else the others go on, whatever was changed meanwhile
                 self._ending, self._code = True, code
                 return
             worker.died = 0 if now - worker.started > _STEADY_S else worker.died + 1
@@ -89,14 +93,11 @@ class Workers:
         worker.process = subprocess.Popen(command, pass_fds=handles, stdout=subprocess.PIPE, text=True, start_new_session=True)
         worker.started = time.monotonic()
 
-    def _say_ready(self) -> bool:
-        """Wait for a line of every worker, then say the first one's. False where one has ended instead."""
-        processes = [worker.process for worker in self._workers if worker.process is not None]
-        lines = [process.stdout.readline() for process in processes if process.stdout is not None]
-        if not all(lines):
-            return False
-        print(lines[0], end="", flush=True)  # noqa: T201  # whoever started the server waits for this line
-        return True
+    def _listen_to(self, worker: _Worker) -> None:
+        """Take its first line, if it is there: a worker that hangs must not keep this process from being told to end."""
+        stdout = worker.process.stdout if worker.process else None
+        if stdout is not None and not worker.said and select.select([stdout], [], [], 0)[0]:
+            worker.said = stdout.readline()
 
     def _forget(self, worker: _Worker) -> None:
         if worker.process is not None and worker.process.stdout is not None:

@@ -91,6 +91,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     (root / "wrong.yaml").write_text("name: wrong\n")
     start("wrong contract", "--contract", str(root / "wrong.yaml"))
     start("wrong environment", "--env", "moon")
+    start("no workers", "--workers", "0", "--port", "0")
     start("help", "--help")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         start("port taken", "--port", str(taken.getsockname()[1]))
@@ -110,6 +111,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         ("wrong contract", 65, "wrong.yaml:1: impressions: missing"),
         ("wrong environment", 2, "environment 'moon'"),
         ("port taken", 75, "--port 0"),
+        ("no workers", 2, "--workers: found 0"),
     ],
 )
 def test_an_unfit_start_is_refused_with_its_code(refusals: dict[str, dict[str, Any]], case: str, code: int, said: str) -> None:
@@ -119,5 +121,5 @@ def test_an_unfit_start_is_refused_with_its_code(refusals: dict[str, dict[str, A
 
 def test_help_tells_the_arguments_and_exit_codes(refusals: dict[str, dict[str, Any]]) -> None:
     assert refusals["help"]["code"] == 0
-    for word in ("--contract", "--env", "--port", "65"):
+    for word in ("--contract", "--env", "--port", "--workers", "65"):
         assert word in refusals["help"]["stdout"]
