@@ -13,7 +13,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from conf.contract import AS_OF
-from feature_repo.catalogue import EVENT_TIMESTAMP
+from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter
 from jobs.command import Context
 from jobs.features import raw_columns, with_counters
 from jobs.touched import days_before
@@ -59,8 +59,8 @@ def replay(context: Context, rows: DataFrame, sample: int) -> Replay:
 def replay_served(context: Context, rows: DataFrame, sample: int) -> tuple[Replay, DataFrame]:
     """The same of rows of `predictions`, against the counters as published by the clock that each was answered with.
 
-    Also returns the rows as the batch path builds them, persisted: `margin`, `model_identity` and raw values. Rows that were
-    answered without counters are left out: there is nothing to build again.
+    Also returns the rows as the batch path builds them, persisted: `margin`, `model_identity` and raw values. Left out are rows
+    that were answered without counters, and last-seen times: no feature asks for them, so a server need not read them.
     """
     warehouse, contract = context.warehouse, context.contract
     order = F.xxhash64(F.lit("replay"), "source_file", "request_id", "candidate_number")
@@ -77,7 +77,8 @@ def replay_served(context: Context, rows: DataFrame, sample: int) -> tuple[Repla
     usable = F.col("date").between(F.lit(days_before(first, reach)), F.lit(last))
     features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)).where(usable))
     again = asked.transform(features).withColumn(EVENT_TIMESTAMP, F.col(f"served {EVENT_TIMESTAMP}")).persist()
-    found = again.agg(*_differing(columns)).collect()[0].asDict()
+    last_seen = {raw_counter(key, name) for key in contract.counted_keys for name in ("last_impression_us", "last_click_us")}
+    found = again.agg(*_differing([name for name in columns if name not in last_seen])).collect()[0].asDict()
     asked.unpersist()
     return Replay(count, {name: number for name, number in found.items() if number}), again
 
