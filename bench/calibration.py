@@ -59,7 +59,7 @@ def main() -> int:
             sampling = Sampling(negatives=kept)
             kept_contract = contract.model_copy(update={"sampling": sampling})
             some = rows.transform(sampled(sampling)).persist()
-            found = evaluate_days(some, kept_contract, settings.train, days=args.days, truth=truth)
+            found = evaluate_days(some, kept_contract, settings.train, days=args.days, truth=truth, variants=False)
             some.unpersist()
             result[f"negatives {kept:g}"] = _summary(found)
             print(json.dumps(result[f"negatives {kept:g}"]), file=sys.stderr, flush=True)
