@@ -11,7 +11,7 @@ from tests.training_rows import DAY_US, START_US, training_table
 
 
 @pytest.mark.parametrize(("days", "seen"), [(7 * WEEKS - 1, False), (7 * WEEKS, True)])
-def test_the_day_of_the_week_enters_with_weeks_of_log(spark: SparkSession, demo_contract: Contract, days: int, seen: bool) -> None:
+def test_the_day_of_the_week_waits_for_weeks_of_log(spark: SparkSession, demo_contract: Contract, days: int, seen: bool) -> None:
     rows = spark.createDataFrame(training_table(demo_contract, 200))
     part = Slice(START_US, START_US + days * DAY_US, rows=200, clicks=12)
     names = fit_state(rows, demo_contract, load_settings().train, part).names
