@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import xgboost as xgb
 
 from conf.contract import Contract
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter
 from feature_repo.vectorize import Fitted, Float32, prior_rate, smoothed_rate, vectorize
 from models.calibration import FARTHEST
+from models.lean import xgb
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

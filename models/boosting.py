@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xgboost as xgb
 
 from conf.settings import TreePreset
 from feature_repo.vectorize import Float32
 from models.collective import total
+from models.lean import xgb
 from models.shards import Shard
 
 SEGMENT = 50  # rounds; a boundary is part of the model: the margins are summed anew there
