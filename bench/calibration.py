@@ -54,7 +54,7 @@ def main() -> int:
         for step in _STEPS:
             STEPS[step](context, argparse.Namespace(data=log, as_of=None))
         rows = context.warehouse.read("training_set").drop("weight")
-        truth = spark.read.parquet(f"{log}/truth").select("impression_id", "probability")
+        truth = spark.read.parquet(f"{log}/truth/*.parquet").select("impression_id", "probability")
         for kept in NEGATIVES:
             sampling = Sampling(negatives=kept)
             kept_contract = contract.model_copy(update={"sampling": sampling})

@@ -89,7 +89,7 @@ def _median(runs: Sequence[Run]) -> Run:
 
 
 def _exponent(runs: Sequence[Run], of: str) -> float | None:
-    """Of time in rows: the slope of least squares through the logarithms. CPU seconds are steadier beside other work."""
+    """Of time in rows: the slope of least squares through the logarithms. CPU seconds are steadier than wall time."""
     if len(runs) < 2:
         return None
     slope, _ = np.polyfit(np.log([run.rows for run in runs]), np.log([getattr(run, of) for run in runs]), 1)
@@ -116,8 +116,9 @@ sum of PSS from start to end.
 |---|---|---|---|---|---|---|
 {first}
 
-Ours with one worker of 2 threads, {grown[0].rounds} rounds at every size, one run each; exponents in rows (least squares through
-the logarithms): {_exponent(grown, "cpu_s") or "one size only"} of CPU seconds, {_exponent(grown, "wall_s") or "none"} of wall time.
+Ours with one worker of 2 threads, {grown[0].rounds} rounds at every size, one run each; exponents in rows (least squares
+through the logarithms): {_exponent(grown, "cpu_s") or "one size only"} of CPU seconds, {_exponent(grown, "wall_s") or "none"} of
+wall time.
 
 | rows | wall s | CPU s | peak MiB |
 |---|---|---|---|
