@@ -27,7 +27,7 @@ from jobs.label import label, moment
 from jobs.promote import promote
 from jobs.train import train
 from models.published import load_champion
-from models.tracking import Registry
+from models.tracking import ROLLED_BACK, Registry
 
 STEPS: dict[str, Job] = {
     "ingest": ingest,
@@ -51,6 +51,9 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
             written |= {table: counts[table] for table in context.warehouse.tables.made_by if table in counts}
             if name == "train":
                 args.version = str(counts["version"])  # which an equal bundle may have had before others came
+                if _rolled_back(context, args.version):
+                    log.warning("pipeline: version %s was rolled back: jobs/promote.py --version brings it back", args.version)
+                    break
         except HeldError as held:
             alarm = held
             log.warning("pipeline: held back, the rest goes on\n%s", held)
@@ -65,6 +68,12 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     if alarm is not None:
         raise alarm
     return rows
+
+
+def _rolled_back(context: Context, version: str) -> bool:
+    settings = context.settings
+    registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", context.contract.name)
+    return ROLLED_BACK in registry.tags(version)
 
 
 def _outcome(context: Context, version: str) -> dict[str, Any]:

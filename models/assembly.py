@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from math import log as ln
 
-import xgboost as xgb
-
 from conf.settings import Train
 from feature_repo.catalogue import Feature
 from feature_repo.vectorize import Fitted
 from models.boosting import Kept, Start, boost
 from models.bundle import Bundle
+from models.lean import xgb
 from models.merging import merge
 from models.ridge import Ridge, fit_ridge
 from models.selection import Choice

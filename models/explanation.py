@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xgboost as xgb
+from models.lean import xgb
 
 from feature_repo.vectorize import Float32, prior_rate, vectorize
 from models.bundle import Bundle

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xgboost as xgb
 
 from conf.errors import DataError
+from models.lean import xgb
 
 GRID = 2.0**-20
 _EXACT = 2.0**24  # a float32 holds every multiple of the grid below so many of it

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
-import xgboost as xgb
 
 from conf.errors import DataError
+from models.lean import xgb
 from models.merging import GRID, Tree, assemble, check, merge, trees_of
 
 NAMES = [f"feature_{index}" for index in range(6)]
