@@ -17,7 +17,9 @@ from conf.personal import load_id_key
 from conf.settings import load_settings
 from models.published import load_champion
 from serving.app import create_app
+from serving.fast_path import FastPath
 from serving.features import OnlineFeatures, connect_redis
+from serving.redis_address import parse_address
 from serving.state import ServingState
 
 
@@ -66,7 +68,8 @@ def _prepare(contract_file: str | None, env: str | None, port: int | None) -> tu
     section = settings.serving
     client = connect_redis(settings.redis, timeout=section.redis_timeout)
     features = OnlineFeatures(contract, id_key, client, timeout=section.redis_timeout, max_age=section.max_feature_age)
-    app = create_app(contract=contract, state=state, features=features, settings=section)
+    fast = FastPath(contract, id_key, parse_address(settings.redis), max_age=section.max_feature_age)
+    app = create_app(contract=contract, state=state, features=features, settings=section, fast=fast)
     listener = _listen(section.host, section.port if port is None else port)
     config = uvicorn.Config(app, workers=1, access_log=False, log_config=None, log_level=logging.WARNING)
     where = f"http://{section.host}:{listener.getsockname()[1]}"

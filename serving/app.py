@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from conf.contract import Contract
 from conf.settings import Serving
 from models.published import Champion
 from serving.body_limit import BodyLimit
+from serving.fast_path import FastPath
 from serving.features import OnlineFeatures
 from serving.freshness import Reason
 from serving.metrics import Metrics, Timed
@@ -25,19 +27,41 @@ from serving.state import ServingState
 PREDICT = "/v1/predict"
 
 
-def create_app(*, contract: Contract, state: ServingState, features: OnlineFeatures, settings: Serving) -> FastAPI:
-    """The application of one contract. `app.state.serving` is the state in force: a reload assigns another."""
+def create_app(
+    *, contract: Contract, state: ServingState, features: OnlineFeatures, settings: Serving, fast: FastPath | None = None
+) -> FastAPI:
+    """The application of one contract. `app.state.serving` is the state in force: a reload assigns another.
+
+    fast: the hot route that answers where it can.
+    """
     schema = RequestSchema(contract)
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if fast:
+            await fast.start()
+            if state.champion and not state.refusal and (engine := fast.compile(state.champion)):
+                await engine.start()
+                app.state.serving = replace(state, engine=engine)
         yield
+        if fast:
+            await fast.close()
         await features.close()
 
     app = FastAPI(title=f"clickodds: {contract.name}", version="1", description=contract.about, lifespan=lifespan)
     app.state.serving = state
     app.add_middleware(BodyLimit, max_kb=settings.max_body_kb)
+    if fast:
+        app.add_middleware(
+            fast.route,  # type: ignore[arg-type]  # a function that makes one will do
+            path=PREDICT,
+            engine=lambda: app.state.serving.engine,
+            max_body_kb=settings.max_body_kb,
+            observers=[lambda served: metrics.answered(
+                candidates=served.plan.count, reasons=served.scored.reasons, feature_age_us=served.scored.age_us
+            )],
+        )
     app.add_middleware(Timed, path=PREDICT, metrics=metrics)
     _answer_problems(app, schema)
     example = {"a request": {"value": schema.example()}}

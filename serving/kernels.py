@@ -1,7 +1,4 @@
-"""The three loops of the scorer (serving/scorer.py), compiled by numba. Whole numbers and comparisons, so no rounding to differ in.
-
-Import `serving.compiled` settings first: where the machine code is kept is read from NUMBA_CACHE_DIR when numba is imported.
-"""
+"""The loops of the scorer (serving/scorer.py), compiled by numba; where the machine code is kept is for NUMBA_CACHE_DIR to say."""
 
 import os
 from typing import Any, NamedTuple
@@ -91,7 +88,7 @@ def units_of(vector, terms):  # type: ignore[no-untyped-def]
 def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, more_shifts, sums):  # type: ignore[no-untyped-def]
     """Margins in units: of each candidate the leaves that its rows and the request's vector leave, and the ridge's terms.
 
-    rows: (candidates, parts) rows of `masks` and `units`. leaves: (words * 64,) a leaf's value at its bit. The first tree of a word
+    rows: (parts, candidates) rows of `masks` and `units`. leaves: (words * 64,) a leaf's value at its bit. The first tree of a word
     begins at bit 0; more_words, more_shifts: where the others do.
     """
     words = masks.shape[1]
@@ -99,16 +96,16 @@ def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, mor
     mask_of(vector, nodes, asked)
     shared = units_of(vector, terms)
     left = np.empty(words, np.uint64)
-    last = rows.shape[1] - 1
-    for candidate in range(rows.shape[0]):
+    last = rows.shape[0] - 1
+    for candidate in range(rows.shape[1]):
         total = shared
         left[:] = asked
         for part in range(last):
-            row = rows[candidate, part]
+            row = rows[part, candidate]
             total += units[row]
             for word in range(words):
                 left[word] &= masks[row, word]
-        row = rows[candidate, last]
+        row = rows[last, candidate]
         total += units[row]
         for word in range(words):
             left[word] &= masks[row, word]

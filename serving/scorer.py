@@ -8,6 +8,7 @@ word. Leaf values are whole numbers of 2**-20 (models/merging.py), and so is the
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -29,6 +30,8 @@ _LEAVES = 64
 _EXACT = 2**24  # units: what a float32 sum of the Booster's holds exactly
 _ALL = 2**_LEAVES - 1
 
+log = logging.getLogger("clickodds.serving")
+
 Rows = npt.NDArray[np.intp]
 
 
@@ -43,13 +46,10 @@ class Scorer(Protocol):
         """Keep vectors (rows, features of the part) in the rows `at`."""
 
     def margins(self, request: Float32, rows: Rows) -> Float64:
-        """(candidates,) log odds. request: (features,) of part 0. rows: (candidates, parts - 1) of the other parts."""
+        """(candidates,) log odds. request: (features,) of part 0. rows: (parts - 1, candidates) of the other parts."""
 
     def emptied(self) -> "Scorer":
         """The same model with no rows kept: to be filled, then put in this one's place."""
-
-    def copy_rows(self, source: "Scorer", at: slice) -> None:
-        """Take rows of another scorer of the same model."""
 
 
 def make_scorer(bundle: Bundle, parts: Sequence[Part], rows: int) -> Scorer:
@@ -58,7 +58,8 @@ def make_scorer(bundle: Bundle, parts: Sequence[Part], rows: int) -> Scorer:
         return BoosterScorer(bundle, parts, rows)
     try:
         return MaskScorer(bundle, parts, rows)
-    except NotCompilable:
+    except NotCompilable as error:
+        log.warning("trees are not compiled, the Booster answers: %s", error)
         return BoosterScorer(bundle, parts, rows)
 
 
@@ -74,18 +75,15 @@ class BoosterScorer:
         self._rows[at, : vectors.shape[1]] = vectors
 
     def margins(self, request: Float32, rows: Rows) -> Float64:
-        vectors = np.empty((len(rows), sum(map(len, self._positions))), dtype=np.float32)
+        vectors = np.empty((rows.shape[1], sum(map(len, self._positions))), dtype=np.float32)
         vectors[:, self._positions[0]] = request
         for number, positions in enumerate(self._positions[1:]):
-            vectors[:, positions] = self._rows[rows[:, number], : len(positions)]
+            vectors[:, positions] = self._rows[rows[number], : len(positions)]
         return self._bundle.margins(vectors)
 
     def emptied(self) -> "BoosterScorer":
         return BoosterScorer(self._bundle, self._parts, self._count)
 
-    def copy_rows(self, source: Scorer, at: slice) -> None:
-        assert isinstance(source, BoosterScorer)
-        self._rows[at] = source._rows[at]
 
 
 class MaskScorer:
@@ -105,7 +103,7 @@ class MaskScorer:
 
     def margins(self, request: Float32, rows: Rows) -> Float64:
         model = self._model
-        sums = np.empty(len(rows), dtype=np.int64)
+        sums = np.empty(rows.shape[1], dtype=np.int64)
         kernels.sum_leaves(
             request, model.nodes[0], model.terms[0], rows, self._masks, self._units,
             model.leaves, model.more_words, model.more_shifts, sums,
@@ -118,9 +116,6 @@ class MaskScorer:
         other._keep(len(self._masks))
         return other
 
-    def copy_rows(self, source: Scorer, at: slice) -> None:
-        assert isinstance(source, MaskScorer)
-        self._masks[at], self._units[at] = source._masks[at], source._units[at]
 
 
 class _Compiled:

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 
 from conf.contract import Contract
 from feature_repo.catalogue import Feature
+from feature_repo.vectorize import Fitted
+
+TIMES = ("hour_of_day", "day_of_week")
+_MANY = range(4096)  # values of a category that are not worth a row of the scorer's each
 
 
 @dataclass(frozen=True)
 class Part:
-    """Features in the order log_ratio, log_impressions, direct values; `positions` are theirs in the model's vector."""
+    """Features in the order log_ratio, log_impressions, times, other direct values; `positions` are theirs in the model's vector."""
 
     features: tuple[Feature, ...]
     positions: tuple[int, ...]
@@ -21,8 +25,8 @@ class Part:
     @classmethod
     def of(cls, chosen: Sequence[tuple[int, Feature]]) -> "Part":
         """Of positions and features in any order."""
-        order = {"log_ratio": 0, "log_impressions": 1}
-        ordered = sorted(chosen, key=lambda one: order.get(one[1].kind, 2))
+        order = {"log_ratio": 0, "log_impressions": 1} | dict.fromkeys(TIMES, 2)
+        ordered = sorted(chosen, key=lambda one: order.get(one[1].kind, 3))
         return cls(tuple(f for _, f in ordered), tuple(p for p, _ in ordered))
 
 
@@ -30,8 +34,8 @@ class Part:
 class Sides:
     """Every feature of a catalogue, once. Keys and columns in the contract's order.
 
-    residents: keys of candidate columns alone. crosses: keys of both sides. categories: candidate columns that are features.
-    numbers: the candidate's numbers; None where it has none.
+    residents: keys of candidate columns alone. crosses: keys of both sides. categories: the candidate's columns of few values.
+    direct: its numbers and other categories, made for each request; None where it has none.
     """
 
     request: Part
@@ -39,13 +43,14 @@ class Sides:
     residents: dict[str, Part]
     crosses: dict[str, Part]
     categories: dict[str, Part]
-    numbers: Part | None
+    direct: Part | None
 
     @property
     def parts(self) -> list[Part]:
-        """All of them, in a fixed order: request, residents, crosses, categories, numbers."""
+        """All of them, in a fixed order: request, residents, crosses, categories, direct. There are always two at least."""
         others = [*self.residents.values(), *self.crosses.values(), *self.categories.values()]
-        return [self.request, *others, *([self.numbers] if self.numbers else [])]
+        others += [self.direct] if self.direct else []
+        return [self.request, *(others or [Part((), ())])]
 
 
 def key_side(contract: Contract, key: str) -> str:
@@ -54,24 +59,23 @@ def key_side(contract: Contract, key: str) -> str:
     return "cross" if len(sides) == 2 else next(iter(sides), "request")
 
 
-def split(contract: Contract, features: Sequence[Feature]) -> Sides:
+def split(contract: Contract, fitted: Fitted) -> Sides:
     """The parts of a contract's catalogue."""
-    numbered = list(enumerate(features))
+    numbered = list(enumerate(fitted.features))
     sides = {key: key_side(contract, key) for key in contract.keys}
 
     def of_keys(side: str) -> dict[str, Part]:
         return {key: Part.of([n for n in numbered if n[1].key == key]) for key, at in sides.items() if at == side}
 
-    of_candidate = contract.columns_of("candidate")
-    categories = {f.column: Part.of([(p, f)]) for p, f in numbered if f.kind == "category" and f.column in of_candidate}
-    numbers = [(p, f) for p, f in numbered if f.kind == "number" and f.column in of_candidate]
-    taken = {f.column for _, f in numbers} | set(categories)
-    request = [(p, f) for p, f in numbered if (sides[f.key] == "request" if f.key else f.column not in taken)]
+    of_candidate = [(p, f) for p, f in numbered if f.column and contract.columns[f.column].of == "candidate"]
+    few = {f.column: Part.of([(p, f)]) for p, f in of_candidate if len(fitted.vocabularies.get(f.column, _MANY)) < len(_MANY)}
+    direct = [(p, f) for p, f in of_candidate if f.column not in few]
+    request = [(p, f) for p, f in numbered if (p, f) not in of_candidate and sides.get(f.key, "request") == "request"]
     return Sides(
         request=Part.of(request),
         request_keys=tuple(key for key, at in sides.items() if at == "request"),
         residents=of_keys("candidate"),
         crosses=of_keys("cross"),
-        categories=categories,
-        numbers=Part.of(numbers) if numbers else None,
+        categories=few,
+        direct=Part.of(direct) if direct else None,
     )

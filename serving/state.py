@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from models.published import Champion
+from serving.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class ServingState:
     contract_hash: str
     id_key_fingerprint: str
     champion: Champion | None
+    engine: Engine | None = None  # the champion made ready for the hot route
 
     @property
     def refusal(self) -> str | None:

@@ -1,0 +1,161 @@
+"""The hot route against the plain one: the same requests, the same Redis, the same bits."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from starlette.testclient import TestClient
+
+from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
+from conf.redis_server import free_port
+from conf.settings import Serving
+from models.bundle import Bundle
+from models.merging import merge
+from models.published import Champion
+from models.ridge import Ridge
+from serving.app import PREDICT, create_app
+from serving.fast_path import FastPath
+from serving.feast_layout import hash_field, redis_key
+from serving.features import OnlineFeatures, connect_redis
+from serving.hot import Served
+from serving.key_reader import KeyReader
+from serving.redis_address import parse_address
+from serving.state import ServingState
+from tests.serving.parts import AS_OF as AS_OF_TIME
+from tests.serving.parts import CONTRACTS, ID_KEY, make_bundle, microseconds
+
+HOT = {"content-type": "application/json"}
+PLAIN = {"content-type": "application/json; charset=utf-8"}
+NOW = (AS_OF_TIME + timedelta(minutes=30)).isoformat()
+
+
+def exact_bundle(contract: Contract, *, ridge: bool = True) -> Bundle:
+    """As training makes them: leaves on the grid, and a ridge part over the counters."""
+    bundle = make_bundle(contract)
+    names = bundle.fitted.names
+    draw = np.random.default_rng(3)
+    columns = tuple(n for n, feature in enumerate(bundle.fitted.features) if feature.key)
+    weights = [tuple(draw.normal(0, 0.1, len(columns)).tolist()) for _ in range(3)]
+    part = Ridge(columns, weights[0], tuple(draw.uniform(0.5, 2, len(columns)).tolist()), weights[1], weights[2], -0.25)
+    trees = merge([bundle.booster], names=names, base_rate=0.05, share=0.5)
+    return make_bundle(contract, trees=trees, ridge=part if ridge else None)
+
+
+def encoded(number: int) -> bytes:
+    """An int64 as Feast writes it."""
+    number &= 2**64 - 1
+    data = bytearray(b" ")
+    while number >= 0x80:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*data, number])
+
+
+def fill(address: str, contract: Contract, counters: dict[tuple[str, tuple[str, ...]], dict[str, int | None]]) -> None:
+    """Counters by key and canonical values, and the clock."""
+    host, _, port = address.partition(":")
+    with redis.Redis(host=host, port=int(port)) as client:
+        pipe: Any = client.pipeline(transaction=False)
+        for (key, values), row in counters.items():
+            entity = dict(zip(contract.counted_keys[key], values, strict=True))
+            fields = {hash_field(key, name): b"" if value is None else encoded(value) for name, value in row.items()}
+            pipe.hset(redis_key(contract.name, entity), mapping=fields)
+        pipe.hset(redis_key(contract.name, {}), mapping={hash_field(CLOCK, AS_OF): encoded(microseconds(AS_OF_TIME))})
+        pipe.execute()
+
+
+def random_counters(contract: Contract, draw: np.random.Generator) -> dict[str, int | None]:
+    """Of one entity: mostly small, sometimes zero, large or null."""
+    row: dict[str, int | None] = {}
+    for name in contract.counter_columns:
+        kind = draw.integers(10)
+        row[name] = None if kind == 0 else 0 if kind < 3 else int(draw.integers(1, 10 ** int(draw.integers(1, 8))))
+    return row
+
+
+def texts(name: str, contract: Contract) -> list[Any]:
+    """Values that a request may bring for a column: some are in Redis, some are not."""
+    column = contract.columns[name]
+    if column.type == "number":
+        low, high = column.min if column.min is not None else -5, column.max if column.max is not None else 5
+        values: list[Any] = [low, high, (low + high) / 2, int((low + high) / 2)]
+    else:
+        values = [f"{name}-{n}" for n in range(1, 6)] + [7, "8", f"{name} ünï 🗝"]
+    return [*values, None, ""][: None if column.type != "number" else -1] if column.optional else values
+
+
+def random_request(contract: Contract, draw: np.random.Generator) -> dict[str, Any]:
+    def some(of: Any) -> dict[str, Any]:
+        made = {name: texts(name, contract)[draw.integers(len(texts(name, contract)))] for name in contract.columns_of(of)}
+        return {name: value for name, value in made.items() if value is not None or draw.integers(2)}
+
+    candidates = {tuple(str(c[name]) for name in contract.candidate): c for c in (some("candidate") for _ in range(30))}
+    return {"request_id": "r", "time": NOW, "context": some("request"), "candidates": list(candidates.values())}
+
+
+def every_entity(contract: Contract, draw: np.random.Generator) -> dict[tuple[str, tuple[str, ...]], dict[str, int | None]]:
+    """Counters for about two of three combinations of the values that requests bring."""
+    made = {(ALL_KEY, ()): {name: int(draw.integers(1000, 10**6)) for name in contract.counter_columns}}
+    for key, columns in contract.keys.items():
+        for _ in range(60):
+            chosen = [texts(name, contract)[draw.integers(6)] for name in columns]
+            values = tuple(ID_KEY.digest(str(v)) if c in contract.personal else str(v) for c, v in zip(columns, chosen, strict=True))
+            made[key, values] = random_counters(contract, draw)  # type: ignore[assignment]
+    return made  # type: ignore[return-value]
+
+
+Start = Callable[..., tuple[TestClient, list[Served]]]
+
+
+@pytest.fixture
+def start(serving_settings: Serving) -> Iterator[Start]:
+    """A client of an application with the fast path, and what its hot route served."""
+    with ExitStack() as stack:
+
+        def make(contract: Contract, bundle: Bundle, address: str, **options: Any) -> tuple[TestClient, list[Served]]:
+            timeout = timedelta(seconds=0.5)
+            features = OnlineFeatures(
+                contract, ID_KEY, connect_redis(address, timeout=timeout), timeout=timeout, max_age=serving_settings.max_feature_age
+            )
+            fast = FastPath(
+                contract, ID_KEY, parse_address(address),
+                **{"max_age": serving_settings.max_feature_age, "deadline": timeout, "residents": 1000} | options,
+            )  # fmt: skip
+            served: list[Served] = []
+            state = ServingState(contract.hash, ID_KEY.fingerprint, Champion("7", bundle))
+            app = create_app(contract=contract, state=state, features=features, settings=serving_settings, fast=fast)
+            route = fast.route
+
+            def watched(*args: Any, observers: Any = (), **named: Any) -> Any:
+                return route(*args, observers=[*observers, served.append], **named)
+
+            for middleware in app.user_middleware:
+                if middleware.cls == route:
+                    middleware.cls = watched  # type: ignore[assignment]
+            return stack.enter_context(TestClient(app)), served
+
+        yield make
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+@pytest.mark.parametrize("kind", ["masks", "booster"])
+def test_both_routes_answer_alike(
+    name: str, kind: str, contracts: dict[str, Contract], redis_address: str, start: Start
+) -> None:
+    contract, draw = contracts[name], np.random.default_rng(5)
+    fill(redis_address, contract, every_entity(contract, draw))
+    client, served = start(contract, exact_bundle(contract) if kind == "masks" else make_bundle(contract), redis_address)
+    different = set()
+    for number in range(100):
+        request = random_request(contract, draw)
+        hot, plain = (client.post(PREDICT, json=request, headers=headers) for headers in (HOT, PLAIN))
+        assert hot.status_code == plain.status_code == 200, hot.text
+        assert len(served) == number + 1, "the hot route has answered one of the two"
+        assert hot.json() == plain.json()
+        different.update(p["ctr"] for p in hot.json()["predictions"])
+    assert len(different) > 500
+    assert {type(s.engine._rows.kept.scorer).__name__ for s in served} == {{"masks": "MaskScorer", "booster": "BoosterScorer"}[kind]}
