@@ -1,7 +1,9 @@
 """The parts of the fast path, put together: planner, link and residents of a contract, engines of its champions, the hot route."""
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from starlette.types import ASGIApp
 
@@ -22,12 +24,18 @@ _FIRST_READ_S = 10.0  # a start waits no longer for Redis
 
 
 class FastPath:
-    """One for each process. `start` before the first engine, in the loop that serves; `close` at the end."""
+    """One for each process. `start` before the first engine, in the loop that serves; `close` at the end.
+
+    residents: entities of each candidate-side key in memory at most. reconcile: between two readings of all of them.
+    compiled: the folder where numba keeps machine code, so that only the first start compiles.
+    """
 
     def __init__(
         self, contract: Contract, id_key: IdKey, address: RedisAddress, *, max_age: timedelta, deadline: timedelta = DEADLINE,
-        residents: int = RESIDENTS, reconcile: timedelta = RECONCILE,
+        residents: int = RESIDENTS, reconcile: timedelta = RECONCILE, compiled: Path | None = None,
     ) -> None:  # fmt: skip
+        if compiled:
+            os.environ["NUMBA_CACHE_DIR"] = str(compiled)  # read when serving/kernels.py is imported, which is later
         self._contract, self._max_age, self._deadline = contract, max_age, deadline
         self.residents = Residents(contract, address, limit=residents, reconcile_s=reconcile.total_seconds())
         self.reader = RedisReader(address, deadline_s=deadline.total_seconds())

@@ -21,11 +21,6 @@ from models.merging import GRID, Tree, trees_of
 from models.ridge import FARTHEST
 from serving.sides import Part
 
-try:
-    from serving import kernels
-except ImportError:  # no numba
-    kernels = None  # type: ignore[assignment]
-
 _LEAVES = 64
 _EXACT = 2**24  # units: what a float32 sum of the Booster's holds exactly
 _ALL = 2**_LEAVES - 1
@@ -54,11 +49,9 @@ class Scorer(Protocol):
 
 def make_scorer(bundle: Bundle, parts: Sequence[Part], rows: int) -> Scorer:
     """Masks where numba is there and the trees allow it, else the Booster. Room for so many rows; an untouched row costs nothing."""
-    if kernels is None:
-        return BoosterScorer(bundle, parts, rows)
     try:
         return MaskScorer(bundle, parts, rows)
-    except NotCompilable as error:
+    except (NotCompilable, ImportError) as error:
         log.warning("trees are not compiled, the Booster answers: %s", error)
         return BoosterScorer(bundle, parts, rows)
 
@@ -90,7 +83,9 @@ class MaskScorer:
     """Raises NotCompilable where the trees are too large, split by category, or are no whole numbers of 2**-20."""
 
     def __init__(self, bundle: Bundle, parts: Sequence[Part], rows: int) -> None:
-        self._model = _Compiled(bundle, parts)
+        from serving import kernels  # takes a second, and is not there without numba
+
+        self._model, self._kernels = _Compiled(bundle, parts), kernels
         self._keep(rows)
 
     def _keep(self, rows: int) -> None:
@@ -99,12 +94,12 @@ class MaskScorer:
 
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
         model = self._model
-        kernels.write_rows(vectors, model.nodes[of], model.terms[of], self._masks, self._units, at)
+        self._kernels.write_rows(vectors, model.nodes[of], model.terms[of], self._masks, self._units, at)
 
     def margins(self, request: Float32, rows: Rows) -> Float64:
         model = self._model
         sums = np.empty(rows.shape[1], dtype=np.int64)
-        kernels.sum_leaves(
+        self._kernels.sum_leaves(
             request, model.nodes[0], model.terms[0], rows, self._masks, self._units,
             model.leaves, model.more_words, model.more_shifts, sums,
         )  # fmt: skip
@@ -112,7 +107,7 @@ class MaskScorer:
 
     def emptied(self) -> "MaskScorer":
         other = object.__new__(MaskScorer)
-        other._model = self._model
+        other._model, other._kernels = self._model, self._kernels
         other._keep(len(self._masks))
         return other
 
@@ -186,6 +181,8 @@ def _pack(sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _part_nodes(by_feature: Sequence[list[_Node]], words: int) -> Any:
+    from serving import kernels
+
     nodes = [node for asked in by_feature for node in sorted(asked, key=lambda node: node.threshold)]
     missing = np.full((len(by_feature), words), _ALL, dtype=np.uint64)
     for feature, asked in enumerate(by_feature):
@@ -202,6 +199,8 @@ def _part_nodes(by_feature: Sequence[list[_Node]], words: int) -> Any:
 
 
 def _part_terms(bundle: Bundle, part: Part) -> Any:
+    from serving import kernels
+
     ridge = bundle.ridge
     chosen = [(c, n) for n, c in enumerate(ridge.columns) if c in part.positions] if ridge else []
     of = [n for _, n in chosen]
