@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from conf.contract import Contract
-from feature_repo.vectorize import Float32
+from feature_repo.vectorize import Float32, Float64
 from models.published import Champion
 from serving.candidate_rows import CandidateRows
 from serving.feast_layout import LayoutError
@@ -28,11 +28,12 @@ _MISSING = float("nan")
 log = logging.getLogger("clickodds.serving")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Scored:
-    """Of one request: a probability for each candidate in order, why the answer is degraded, the age of its counters."""
+    """Of one request: log odds and probabilities, (candidates,), why the answer is degraded, the age of its counters."""
 
-    probabilities: list[float]
+    margins: Float64
+    probabilities: Float64
     reasons: list[Reason]
     age_us: int | None
 
@@ -68,15 +69,15 @@ class Engine:
         try:
             freshness = self._judged(replies, time_us)
             answered = None if isinstance(replies, Reason) else replies
-            probabilities = self._probabilities(plan, answered, freshness.usable, time_us)
+            margins = self._margins(plan, answered, freshness.usable, time_us)
         except LayoutError as error:
             freshness = Freshness(False, Reason.FEATURES_UNREADABLE)
             log.warning("%s: %s", freshness.reason, error)
-            probabilities = self._probabilities(plan, None, False, time_us)
+            margins = self._margins(plan, None, False, time_us)
         reasons = [replies] if isinstance(replies, Reason) else []
         if freshness.reason and not (reasons and freshness.age_us is None):  # that nothing was ever read says no more
             reasons.append(freshness.reason)
-        return Scored(probabilities, reasons, freshness.age_us)
+        return Scored(margins, self.champion.bundle.calibrator.probabilities(margins), reasons, freshness.age_us)
 
     def _judged(self, replies: Sequence[Any] | Reason, time_us: int) -> Freshness:
         """By the older of two clocks, Redis' own and the one that the candidates' rows are known to have reached."""
@@ -89,13 +90,10 @@ class Engine:
         telling = max(known) if max(known) > time_us else min(known)
         return judge_clock(telling, time_us, max_age=self._max_age)
 
-    def _probabilities(self, plan: Plan, replies: Sequence[Any] | None, usable: bool, time_us: int) -> list[float]:
-        bundle = self.champion.bundle
+    def _margins(self, plan: Plan, replies: Sequence[Any] | None, usable: bool, time_us: int) -> Float64:
         rows = self._rows.rows(plan, replies, usable)
         kept = self._rows.kept
-        request = self._request(plan, replies if usable else None, kept.prior, time_us)
-        found: list[float] = bundle.calibrator.probabilities(kept.scorer.margins(request, rows)).tolist()
-        return found
+        return kept.scorer.margins(self._request(plan, replies if usable else None, kept.prior, time_us), rows)
 
     def _request(self, plan: Plan, replies: Sequence[Any] | None, prior: float, time_us: int) -> Float32:
         """(features,) of the request's part."""

@@ -150,7 +150,7 @@ class HotRoute:
                 "model_version": engine.champion.version,
                 "degraded": bool(scored.reasons),
                 "reasons": scored.reasons,
-                "predictions": list(map(self._prediction, *named, scored.probabilities)),
+                "predictions": list(map(self._prediction, *named, scored.probabilities.tolist())),
             }
         )
         return body

@@ -27,7 +27,7 @@ class Nodes(NamedTuple):
 
     starts: npt.NDArray[np.int32]
     thresholds: npt.NDArray[np.float32]
-    words: npt.NDArray[np.int32]
+    words: npt.NDArray[np.uint32]
     masks: Words
     missing: Words
 
@@ -55,18 +55,20 @@ def write_rows(vectors, nodes, terms, masks, units, at):  # type: ignore[no-unty
 @_compiled
 def mask_of(vector, nodes, mask):  # type: ignore[no-untyped-def]
     """The leaves that are left in each word when every node that asks this part is answered."""
+    thresholds, words, masks = nodes.thresholds, nodes.words, nodes.masks
     for word in range(mask.shape[0]):
         mask[word] = _ALL
     for feature in range(vector.shape[0]):
         value = vector[feature]
         if np.isnan(value):
+            missing = nodes.missing[feature]
             for word in range(mask.shape[0]):
-                mask[word] &= nodes.missing[feature, word]
+                mask[word] &= missing[word]
             continue
         for node in range(nodes.starts[feature], nodes.starts[feature + 1]):
-            if value < nodes.thresholds[node]:
+            if value < thresholds[node]:
                 break
-            mask[nodes.words[node]] &= nodes.masks[node]
+            mask[words[node]] &= masks[node]
 
 
 @_compiled
@@ -92,25 +94,28 @@ def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, mor
     begins at bit 0; more_words, more_shifts: where the others do.
     """
     words = masks.shape[1]
-    asked = np.empty(words, np.uint64)
+    asked, left = np.empty(words, np.uint64), np.empty(words, np.uint64)
     mask_of(vector, nodes, asked)
     shared = units_of(vector, terms)
-    left = np.empty(words, np.uint64)
     last = rows.shape[0] - 1
     for candidate in range(rows.shape[1]):
         total = shared
-        left[:] = asked
+        before = asked
         for part in range(last):
-            row = rows[part, candidate]
-            total += units[row]
+            row = masks[rows[part, candidate]]
+            total += units[rows[part, candidate]]
             for word in range(words):
-                left[word] &= masks[row, word]
-        row = rows[last, candidate]
-        total += units[row]
+                left[word] = before[word] & row[word]
+            before = left
+        row = masks[rows[last, candidate]]
+        total += units[rows[last, candidate]]
+        summed = np.int32(0)
+        first_leaf = np.uint64(0)
         for word in range(words):
-            left[word] &= masks[row, word]
-            total += leaves[(word << 6) + np.int64(trailing_zeros(left[word]))]
+            summed += leaves[first_leaf + np.uint64(trailing_zeros(before[word] & row[word]))]
+            first_leaf += np.uint64(64)
         for n in range(more_words.shape[0]):
             word, shift = more_words[n], more_shifts[n]
-            total += leaves[(word << 6) + shift + np.int64(trailing_zeros(left[word] >> np.uint64(shift)))]
-        sums[candidate] = total
+            below = np.uint64(trailing_zeros((before[word] & row[word]) >> shift))
+            summed += leaves[(word << np.uint64(6)) + shift + below]
+        sums[candidate] = total + summed

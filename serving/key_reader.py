@@ -1,6 +1,7 @@
 """How the counters of one key are asked for and read: the bytes of its HMGET, and a row of doubles from the reply."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from conf.contract import Contract
@@ -73,4 +74,10 @@ def decode_clock(reply: Sequence[bytes | None]) -> int | None:
     """The clock of a reply to `clock_command`. Raises LayoutError."""
     if type(reply) is not list:
         raise LayoutError(f"found {reply}, expected a hash")
-    return decode_int64(reply[0])
+    return _clock_us(reply[0])
+
+
+@lru_cache(maxsize=4)
+def _clock_us(field: bytes | None) -> int | None:
+    """It moves once an hour and is read with every request."""
+    return decode_int64(field)

@@ -121,14 +121,14 @@ class _Compiled:
         _check(bundle, trees)
         words = _pack([tree["left_children"].count(-1) for tree in trees])
         self.words = max(word for word, _ in words) + 1
-        self.leaves = np.zeros(self.words * _LEAVES, dtype=np.int64)
+        self.leaves = np.zeros(self.words * _LEAVES, dtype=np.int32)
         asked: dict[int, list[_Node]] = {}
         for tree, (word, shift) in zip(trees, words, strict=True):
             for node in _nodes(tree, word, shift, self.leaves):
                 asked.setdefault(tree["split_indices"][node.number], []).append(node)
         more = [(word, shift) for word, shift in words if shift]
-        self.more_words = np.array([word for word, _ in more], dtype=np.int64)
-        self.more_shifts = np.array([shift for _, shift in more], dtype=np.int64)
+        self.more_words = np.array([word for word, _ in more], dtype=np.uint64)
+        self.more_shifts = np.array([shift for _, shift in more], dtype=np.uint64)
         self.nodes = [_part_nodes([asked.get(p, []) for p in part.positions], self.words) for part in parts]
         self.terms = [_part_terms(bundle, part) for part in parts]
         self.intercept = round(bundle.ridge.intercept / GRID) if bundle.ridge else 0
@@ -145,7 +145,7 @@ class _Node:
         self.missing_right = not tree["default_left"][number]
 
 
-def _nodes(tree: Tree, word: int, shift: int, leaves: npt.NDArray[np.int64]) -> list[_Node]:
+def _nodes(tree: Tree, word: int, shift: int, leaves: npt.NDArray[np.int32]) -> list[_Node]:
     """A tree's inner nodes; its leaves' values go to `leaves`, from left to right from bit `shift` on."""
     made: list[_Node] = []
 
@@ -192,7 +192,7 @@ def _part_nodes(by_feature: Sequence[list[_Node]], words: int) -> Any:
     return kernels.Nodes(
         starts=np.cumsum([0, *map(len, by_feature)], dtype=np.int32),
         thresholds=np.array([node.threshold for node in nodes], dtype=np.float32),
-        words=np.array([node.word for node in nodes], dtype=np.int32),
+        words=np.array([node.word for node in nodes], dtype=np.uint32),
         masks=np.array([node.mask for node in nodes], dtype=np.uint64),
         missing=missing,
     )

@@ -1,5 +1,7 @@
 """The hot route against the plain one: the same requests, the same Redis, the same bits."""
 
+import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -159,3 +161,107 @@ def test_both_routes_answer_alike(
         different.update(p["ctr"] for p in hot.json()["predictions"])
     assert len(different) > 300
     assert {type(s.engine._rows.kept.scorer).__name__ for s in served} == {{"masks": "MaskScorer", "booster": "BoosterScorer"}[kind]}
+
+
+def _reasons(client: TestClient, request: dict[str, Any]) -> list[str]:
+    return list(client.post(PREDICT, json=request, headers=HOT).json()["reasons"])
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+@pytest.mark.parametrize(
+    ("age", "reasons"),
+    [(timedelta(minutes=-1), ["features_newer_than_request"]), (timedelta(hours=2), ["features_stale"]),
+     (timedelta(hours=4), ["features_too_old"])],
+)  # fmt: skip
+def test_the_clock_decides_alike(
+    name: str, age: timedelta, reasons: list[str], contracts: dict[str, Contract], redis_address: str, start: Start
+) -> None:
+    contract, draw = contracts[name], np.random.default_rng(6)
+    fill(redis_address, contract, every_entity(contract, draw))
+    client, served = start(contract, exact_bundle(contract), redis_address)
+    request = random_request(contract, draw) | {"time": (AS_OF_TIME + age).isoformat()}
+    hot, plain = (client.post(PREDICT, json=request, headers=headers).json() for headers in (HOT, PLAIN))
+    assert hot == plain
+    assert (hot["reasons"], len(served)) == (reasons, 1)
+
+
+def test_an_empty_redis_is_not_a_world_of_new_users(demo: Contract, redis_address: str, start: Start) -> None:
+    client, served = start(demo, exact_bundle(demo), redis_address)
+    request = random_request(demo, np.random.default_rng(7))
+    hot, plain = (client.post(PREDICT, json=request, headers=headers).json() for headers in (HOT, PLAIN))
+    assert hot == plain
+    assert (hot["reasons"], len(served)) == (["features_missing"], 1)
+
+
+def test_a_redis_that_was_never_there(demo: Contract, start: Start) -> None:
+    client, served = start(demo, exact_bundle(demo), f"127.0.0.1:{free_port()}")
+    request = random_request(demo, np.random.default_rng(7))
+    hot, plain = (client.post(PREDICT, json=request, headers=headers).json() for headers in (HOT, PLAIN))
+    assert hot == plain
+    assert (hot["reasons"], len(served)) == (["redis_unavailable"], 1)
+
+
+def test_candidates_beyond_the_room_are_looked_up(demo: Contract, redis_address: str, start: Start) -> None:
+    draw = np.random.default_rng(8)
+    fill(redis_address, demo, every_entity(demo, draw))
+    client, served = start(demo, exact_bundle(demo), redis_address, residents=4)
+    for number in range(20):
+        request = random_request(demo, draw)
+        hot, plain = (client.post(PREDICT, json=request, headers=headers).json() for headers in (HOT, PLAIN))
+        assert hot == plain
+        assert len(served) == number + 1
+
+
+def _eventually(what: Callable[[], bool], seconds: float = 20.0) -> float:
+    """How long it took to be true."""
+    began = time.monotonic()
+    while not what():
+        assert time.monotonic() - began < seconds, "it never was"
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def test_changes_in_redis_show_soon(demo: Contract, redis_address: str, start: Start) -> None:
+    """A candidate's counters, a new candidate, and the prior with the clock: all without a request's looking."""
+    draw = np.random.default_rng(9)
+    entities = every_entity(demo, draw)
+    fill(redis_address, demo, entities)
+    client, _ = start(demo, exact_bundle(demo), redis_address)
+    request = random_request(demo, draw)
+    request["candidates"] = [{"ad_id": "ad_id-1", "campaign_id": "never"}, {"ad_id": "new one", "campaign_id": "never"}]
+
+    def same() -> bool:
+        hot, plain = (client.post(PREDICT, json=request, headers=headers).json() for headers in (HOT, PLAIN))
+        return bool(hot == plain)
+
+    assert same()
+    before = client.post(PREDICT, json=request, headers=HOT).json()
+    counters: dict[str, int | None] = dict.fromkeys(demo.counter_columns, 900_000)
+    for entity in (("ad", ("ad_id-1",)), ("ad", ("new one",)), ("campaign", ("never",)), (ALL_KEY, ())):
+        fill(redis_address, demo, {entity: counters})
+        assert _eventually(same) < 5, "a second, on a machine that is not busy"
+    assert client.post(PREDICT, json=request, headers=HOT).json() != before
+
+
+@pytest.mark.parametrize(
+    ("headers", "change"),
+    [
+        (PLAIN, {}), ({"content-type": "text/plain"}, {}), (HOT, {"request_id": ""}), (HOT, {"time": "yesterday"}),
+        (HOT, {"candidates": [{"ad_id": True, "campaign_id": "c"}]}), (HOT, {"more": 1}), (HOT | {"x-deadline-ms": "soon"}, {}),
+    ],
+)  # fmt: skip
+def test_what_it_does_not_take_goes_to_the_plain_route(
+    demo: Contract, start: Start, headers: dict[str, str], change: dict[str, Any]
+) -> None:
+    client, served = start(demo, exact_bundle(demo), f"127.0.0.1:{free_port()}")
+    body = json.dumps(random_request(demo, np.random.default_rng(7)) | change)
+    response = client.post(PREDICT, content=body, headers=headers)
+    assert served == []
+    assert response.status_code in (200, 400, 422)
+
+
+def test_an_error_of_its_own_is_no_failed_request(demo: Contract, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, served = start(demo, exact_bundle(demo), f"127.0.0.1:{free_port()}")
+    monkeypatch.setattr("serving.engine.Engine.score", lambda *_: 1 / 0)
+    response = client.post(PREDICT, json=random_request(demo, np.random.default_rng(7)), headers=HOT)
+    assert (response.status_code, served) == (200, [])
