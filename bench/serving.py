@@ -1,8 +1,8 @@
-"""A prediction's cost: ours beside what most write, what an expert writes with the Feast SDK, and a FastAPI route that does nothing.
+"""A prediction's cost: ours beside what most write, what an expert writes with the Feast SDK, and an empty FastAPI route.
 
 All servers run at once, on the same Redis and the same model, and take turns. Closed loop: microseconds of the server's CPU
-for a request. Open loop: Poisson arrivals at fixed rates, latency from when a request was due. Writes its section of docs/benchmarks.md;
-the last line is JSON.
+for a request. Open loop: Poisson arrivals at fixed rates, latency from when a request was due. Writes its section of
+docs/benchmarks.md; the last line is JSON.
 
     make bench-serving
 """
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from bench.report import machine, write_section
-from bench.serving_load import GET, Client, as_post, closed_loop, open_loop, predictions, resident_mib, wait_for
+from bench.serving_load import GET, PERCENTILES, Client, as_post, closed_loop, open_loop, predictions, resident_mib, wait_for
 from bench.serving_world import SHAPES, Shape, World, install, write_contract
 from conf.environment import environment
 from conf.redis_server import free_port, redis_server
@@ -142,7 +142,8 @@ def _bed(shape: Shape, folder: Path, only: Sequence[str]) -> Iterator[Bed]:
 def _agree(world: World, servers: dict[str, tuple[int, int]]) -> None:
     """Ends the program where one server answers otherwise: then it would be no comparison."""
     body = world.requests(100, 1, seed=5)[0]
-    said = {n: predictions(Client(port).ask(as_post(body, content_type=_type(n)))) for n, (_, port) in servers.items() if n != "empty"}
+    asked = {name: port for name, (_, port) in servers.items() if name != "empty"}
+    said = {n: predictions(Client(port).ask(as_post(body, content_type=_type(n)))) for n, port in asked.items()}
     first = next(iter(said.values()), [])
     for name, found in said.items():
         far = np.abs(np.array([p["ctr"] for p in found]) - np.array([p["ctr"] for p in first])).max()
@@ -153,7 +154,7 @@ def _agree(world: World, servers: dict[str, tuple[int, int]]) -> None:
 @contextmanager
 def _other(name: str, folder: Path, address: str) -> Iterator[tuple[int, int]]:
     port = free_port()
-    command = [sys.executable, "-m", "bench.serving_servers", name, folder, folder / "contract.yaml", address, str(port)]
+    command = [sys.executable, "-m", "bench.serving_servers", name, str(folder), f"{folder}/contract.yaml", address, str(port)]
     env = _environment(folder, address)
     with subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=sys.stderr) as server:
         try:
@@ -198,10 +199,11 @@ def _page(results: dict[str, Any]) -> str:
             f"| server CPU, us a request | {' | '.join(f'N = {size}' for size in sizes)} |\n|---|{'---|' * len(sizes)}\n{rows}\n"
         )
         if "mismatches" in result:
-            parts.append(f"{result['mismatches']} of {result['compared']:,} answers of the hot route differ from the plain route's.\n")
+            wrong, compared = result["mismatches"], result["compared"]
+            parts.append(f"{wrong} of {compared:,} answers of the hot route differ from the plain route's.\n")
         if "open_loop" in result:
             lines = "\n".join(
-                f"| {one['rate']:,} | {one['failed']} | {one.get('p50')} | {one.get('p90')} | {one.get('p99')} | {one.get('p99.9')} |"
+                f"| {one['rate']:,} | {one['failed']} | " + " | ".join(str(one.get(p)) for p in PERCENTILES) + " |"
                 for one in result["open_loop"]
             )
             parts.append(f"| requests/s | failed | p50 ms | p90 | p99 | p99.9 |\n|---|---|---|---|---|---|\n{lines}\n")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 PATH = "/v1/predict"
+PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9}
 
 
 def as_post(body: bytes, *, content_type: str = "application/json") -> bytes:
@@ -90,8 +91,7 @@ def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float,
     """Latencies in milliseconds, from when a request was due, at `rate` requests a second; and how many failed."""
     due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds)))
     took, failed = asyncio.run(_send(port, requests, due.tolist()))
-    ranks = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9}
-    done = {name: round(float(np.percentile(took, rank)) * 1e3, 3) for name, rank in ranks.items()} if took else {}
+    done = {name: round(float(np.percentile(took, rank)) * 1e3, 3) for name, rank in PERCENTILES.items()} if took else {}
     return {"rate": round(rate), "requests": len(due), "failed": failed} | done
 
 

@@ -52,7 +52,8 @@ class _Server:
 
     def __init__(self, state: Path, contract: Contract, redis: str) -> None:
         champion = load_champion(state / "bundles" / contract.name)
-        assert champion is not None
+        if champion is None:
+            raise SystemExit(f"{state}: no champion")
         self.bundle: Bundle = champion.bundle
         self.contract, self.store, self.version = contract, feast_store(contract, redis, state), champion.version
         self.id_key = IdKey(bytes.fromhex((state / "id.key").read_text()))

@@ -112,7 +112,8 @@ class World:
             pipe.execute()
 
     def _entities(self) -> Iterator[tuple[str, dict[str, str], Any]]:
-        texts = {"user_id": lambda n: self.id_key.digest(f"u{n}"), "ad_id": "a{}".format, "campaign_id": "c{}".format}
+        texts: dict[str, Any] = {"user_id": lambda n: self.id_key.digest(f"u{n}")}
+        texts |= {"ad_id": "a{}".format, "campaign_id": "c{}".format}
         for key, columns in self.contract.keys.items():
             named = sorted(self.crossed) if len(columns) > 1 else [(n,) for n in range(len(self.counters[key]))]
             for place, numbers in enumerate(named):
@@ -148,7 +149,7 @@ def make_bundle(shape: Shape, world: World) -> Bundle:
     known = np.nan_to_num((vectors - np.nanmean(vectors, 0)) / np.maximum(np.nanstd(vectors, 0), 1e-3))
     truth = known @ draw.normal(0, 0.3, known.shape[1]) + 0.3 * known[:, 3] * known[:, 8] - 3
     labels = (draw.random(len(truth)) < 1 / (1 + np.exp(-truth))).astype(np.int8)
-    settings = {"objective": "binary:logistic", "max_depth": shape.depth, "eta": 0.05, "nthread": 2, "base_score": 0.04, "seed": 1}
+    settings: dict[str, Any] = {"objective": "binary:logistic", "max_depth": shape.depth, "eta": 0.05, "nthread": 2, "base_score": 0.04}
     booster = xgb.train(settings, xgb.DMatrix(vectors, label=labels), shape.trees)
     share = 0.5 if shape.ridge else 1.0
     trees = merge([booster], names=fitted.names, base_rate=0.04, share=share)

@@ -68,7 +68,8 @@ def _prepare(contract_file: str | None, env: str | None, port: int | None) -> tu
     section = settings.serving
     client = connect_redis(settings.redis, timeout=section.redis_timeout)
     features = OnlineFeatures(contract, id_key, client, timeout=section.redis_timeout, max_age=section.max_feature_age)
-    fast = FastPath(contract, id_key, parse_address(settings.redis), max_age=section.max_feature_age, compiled=settings.state / "numba")
+    address, compiled = parse_address(settings.redis), settings.state / "numba"
+    fast = FastPath(contract, id_key, address, max_age=section.max_feature_age, compiled=compiled)
     app = create_app(contract=contract, state=state, features=features, settings=section, fast=fast)
     listener = _listen(section.host, section.port if port is None else port)
     config = uvicorn.Config(app, workers=1, access_log=False, log_config=None, log_level=logging.WARNING)

@@ -31,7 +31,7 @@ _REMEMBERED = 100_000
 
 @dataclass(frozen=True)
 class Kept:
-    """What moves with the hour: rows made with one prior, which follows from `everything`, and the clock that vouches for them."""
+    """What moves with the hour: rows made with one prior, which follows from `everything`, and the clock that vouches for it."""
 
     scorer: Scorer
     everything: Float64
@@ -109,9 +109,9 @@ class CandidateRows:
                 self._next = None
 
     def rows(self, plan: Plan, replies: Sequence[Any] | None, usable: bool) -> Rows:
-        """(parts - 1, candidates) rows of the kept scorer. replies: None where Redis did not answer. usable: whether counters are.
+        """(parts - 1, candidates) rows of the kept scorer. Raises LayoutError.
 
-        Raises LayoutError.
+        replies: None where Redis did not answer. usable: whether counters are.
         """
         count = plan.count
         rows: list[list[int]] = []
@@ -141,7 +141,9 @@ class CandidateRows:
         """The rows of candidates that were not in memory; they are from now on, as far as there is room."""
         if replies is None:
             return dict.fromkeys(asked, UNAVAILABLE)
-        table, rows, new, passing = self._residents.keys[key], dict[Any, int](), [], []
+        table, rows = self._residents.keys[key], dict[Any, int]()
+        new: list[int] = []
+        passing: list[list[float]] = []
         for value, (redis_key, place) in asked.items():
             row, changed = table.learn(value, redis_key, replies[place])
             if row is None:
@@ -161,7 +163,8 @@ class CandidateRows:
 
     def _crossed(self, number: int, places: Mapping[Any, int | None], replies: Sequence[Any]) -> dict[Any, int]:
         """The row of each value of a cross; most are new, the others' are made now."""
-        reader, rows, counters = self._cross_readers[number], dict[Any, int](), []
+        reader, rows = self._cross_readers[number], dict[Any, int]()
+        counters: list[list[float]] = []
         for value, place in places.items():
             if place is None:
                 rows[value] = UNAVAILABLE

@@ -1,4 +1,4 @@
-"""The parts of the fast path, put together: planner, link and residents of a contract, engines of its champions, the hot route."""
+"""The fast path's parts, put together: planner, link and residents of a contract, engines of its champions, the hot route."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -1,9 +1,10 @@
-"""The request and the answer of POST /v1/predict as msgspec's types: what they accept, serving/schema.py accepts, as the same values.
+"""The request and the answer of POST /v1/predict as msgspec's types. What they accept, serving/schema.py accepts, as the same.
 
 They refuse more (booleans as ids, integers beyond 64 bits): whatever is refused goes to the plain route, which answers it or says
 what is wrong. tests/serving/test_hot_schema.py holds both to that.
 """
 
+import math
 from typing import Annotated, Any
 
 import msgspec
@@ -12,12 +13,14 @@ from conf.contract import MAX_TEXT, Column, Contract
 from serving.request_plan import field_name
 from serving.schema import MAX_REQUEST_ID
 
+_EXACT = 2**53  # integers beyond are other numbers as doubles; they are rare enough for the plain route
 _INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
 
 
 def request_type(contract: Contract) -> type[msgspec.Struct]:
     """request_id, time (text or null), context and candidates; columns are fields of neutral names, in the contract's order."""
-    candidates = list[_columns("Candidate", contract.columns_of("candidate"))]  # type: ignore[misc]
+    candidate: Any = _columns("Candidate", contract.columns_of("candidate"))
+    candidates: Any = list[candidate]
     limits = msgspec.Meta(min_length=1, max_length=contract.limits.candidates)
     fields: list[Any] = [
         ("request_id", Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID)]),
@@ -36,22 +39,20 @@ def prediction_type(contract: Contract) -> type[msgspec.Struct]:
 
 
 def _columns(name: str, columns: dict[str, Column]) -> type[msgspec.Struct]:
-    fields = [(field_name(n), _type(column), *([None] if column.optional else [])) for n, column in enumerate(columns.values())]
+    fields: list[Any] = []
+    for number, column in enumerate(columns.values()):
+        fields.append((field_name(number), _type(column), *([None] if column.optional else [])))
     rename = {field_name(n): column for n, column in enumerate(columns)}
-    # required fields stand before others in a struct's own order, so they are told apart by name
-    return msgspec.defstruct(name, fields, rename=rename, forbid_unknown_fields=True, kw_only=True, gc=False)  # type: ignore[arg-type]
+    # keywords alone, so that fields keep the contract's order: others must stand behind those without a default
+    return msgspec.defstruct(name, fields, rename=rename, forbid_unknown_fields=True, kw_only=True, gc=False)
 
 
 def _type(column: Column) -> Any:
     if column.type == "number":
-        bounds = {key: bound for key, bound in (("ge", column.min), ("le", column.max)) if bound is not None}
-        accepted: Any = Annotated[int, msgspec.Meta(**_inside(bounds))] | Annotated[float, msgspec.Meta(**bounds)]
+        low = -math.inf if column.min is None else column.min
+        high = math.inf if column.max is None else column.max
+        whole = msgspec.Meta(ge=math.ceil(max(low, -_EXACT)), le=math.floor(min(high, _EXACT)))
+        accepted: Any = Annotated[int, whole] | Annotated[float, msgspec.Meta(ge=low, le=high)]
     else:
         accepted = Annotated[str, msgspec.Meta(min_length=0 if column.optional else 1, max_length=MAX_TEXT)] | _INTEGER
     return accepted | None if column.optional else accepted
-
-
-def _inside(bounds: dict[str, float]) -> dict[str, int]:
-    """Whole numbers within bounds, and within 64 bits."""
-    low, high = -(2**63) + 1, 2**63 - 1
-    return {"ge": max(low, -int(-bounds["ge"] // 1)) if "ge" in bounds else low, "le": min(high, int(bounds["le"] // 1)) if "le" in bounds else high}

@@ -1,4 +1,4 @@
-"""The loops of the scorer (serving/scorer.py), compiled by numba; where the machine code is kept is for NUMBA_CACHE_DIR to say."""
+"""The loops of the scorer (serving/scorer.py), compiled by numba, which keeps the machine code in NUMBA_CACHE_DIR."""
 
 import os
 from typing import Any, NamedTuple
@@ -10,10 +10,11 @@ import numpy.typing as npt
 os.environ["NUMBA_LOOP_VECTORIZE"] = "0"
 
 from numba import njit
-from numba.cpython.unsafe.numbers import trailing_zeros
+from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
 
 Words = npt.NDArray[np.uint64]
 
+trailing_zeros: Any = _trailing_zeros
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _compiled: Any = njit(cache=True, nogil=True)
 
@@ -90,8 +91,8 @@ def units_of(vector, terms):  # type: ignore[no-untyped-def]
 def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, more_shifts, sums):  # type: ignore[no-untyped-def]
     """Margins in units: of each candidate the leaves that its rows and the request's vector leave, and the ridge's terms.
 
-    rows: (parts, candidates) rows of `masks` and `units`. leaves: (words * 64,) a leaf's value at its bit. The first tree of a word
-    begins at bit 0; more_words, more_shifts: where the others do.
+    rows: (parts, candidates) rows of `masks` and `units`. leaves: (words * 64,) a leaf's value at its bit. The first tree of a
+    word begins at bit 0; more_words, more_shifts: where the others do.
     """
     words = masks.shape[1]
     asked, left = np.empty(words, np.uint64), np.empty(words, np.uint64)

@@ -1,6 +1,5 @@
 """How the counters of one key are asked for and read: the bytes of its HMGET, and a row of doubles from the reply."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -70,7 +69,7 @@ def clock_command(project: str, view: str, feature: str) -> bytes:
     return command("HMGET", redis_key(project, {}), hash_field(view, feature))
 
 
-def decode_clock(reply: Sequence[bytes | None]) -> int | None:
+def decode_clock(reply: Any) -> int | None:
     """The clock of a reply to `clock_command`. Raises LayoutError."""
     if type(reply) is not list:
         raise LayoutError(f"found {reply}, expected a hash")

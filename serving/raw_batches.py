@@ -41,7 +41,7 @@ class PartBatches:
     def _columns(self, key: str, counters: Float64) -> dict[str, pa.Array]:
         return {raw_counter(key, name): pa.array(counters[:, n]) for n, name in enumerate(self._counters)}
 
-    def _no_prior(self, rows: int) -> Mapping[str, pa.Array]:
+    def _no_prior(self, rows: int) -> dict[str, pa.Array]:
         return self._columns(ALL_KEY, np.full((rows, len(self._counters)), np.nan))
 
     def _vectors(self, part: Part, columns: Mapping[str, pa.Array]) -> Float32:

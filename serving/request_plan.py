@@ -22,7 +22,7 @@ def field_name(number: int) -> str:
 
 
 class Found(NamedTuple):
-    """The candidates by one resident key: rows, None where it is looked up; their values; of those value -> (Redis key, place)."""
+    """The candidates by one resident key: rows, None where it is looked up; values; of the former value -> (Redis key, place)."""
 
     rows: list[int | None]
     values: list[Any]

@@ -1,11 +1,10 @@
-"""The counters of one candidate-side key that are kept in memory: a row for each entity that Redis holds, and two special rows."""
+"""The counters of one candidate-side key, kept in memory: a row for each entity that Redis holds, and two special rows."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from feature_repo.vectorize import Float64
 from serving.key_reader import KeyReader
 
 UNAVAILABLE, NEW = 0, 1  # rows of what is not known, and of what is known to have no counters
@@ -79,7 +78,7 @@ class ResidentKey:
         return changed
 
     def learn(self, value: Any, redis_key: bytes, reply: Any) -> tuple[int | None, bool]:
-        """Keep a value that a request looked up: its row and whether that is new; None where there is no room. Raises LayoutError."""
+        """Keep a value that a request looked up: its row, None where there is no room, and whether it is new. Raises LayoutError."""
         changed = self.put([redis_key], [reply]) if redis_key not in self._rows else []
         if (row := self.named(value, redis_key)) is not None:
             return row, bool(changed)

@@ -17,7 +17,7 @@ _MANY = range(4096)  # values of a category that are not worth a row of the scor
 
 @dataclass(frozen=True)
 class Part:
-    """Features in the order log_ratio, log_impressions, times, other direct values; `positions` are theirs in the model's vector."""
+    """Features in the order log_ratio, log_impressions, times, other direct values; `positions` are theirs in the vector."""
 
     features: tuple[Feature, ...]
     positions: tuple[int, ...]

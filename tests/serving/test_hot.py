@@ -24,7 +24,6 @@ from serving.fast_path import FastPath
 from serving.feast_layout import hash_field, redis_key
 from serving.features import OnlineFeatures, connect_redis
 from serving.hot import Served
-from serving.key_reader import KeyReader
 from serving.redis_address import parse_address
 from serving.state import ServingState
 from tests.serving.parts import AS_OF as AS_OF_TIME
@@ -105,7 +104,8 @@ def every_entity(contract: Contract, draw: np.random.Generator) -> dict[tuple[st
     for key, columns in contract.keys.items():
         for _ in range(60):
             chosen = [texts(name, contract)[draw.integers(6)] for name in columns]
-            values = tuple(ID_KEY.digest(str(v)) if c in contract.personal else str(v) for c, v in zip(columns, chosen, strict=True))
+            told = {c: ID_KEY.digest(str(v)) if c in contract.personal else str(v) for c, v in zip(columns, chosen, strict=True)}
+            values = tuple(told.values())
             made[key, values] = random_counters(contract, draw)  # type: ignore[assignment]
     return made  # type: ignore[return-value]
 
@@ -121,8 +121,9 @@ def start(serving_settings: Serving) -> Iterator[Start]:
         def make(contract: Contract, bundle: Bundle, address: str, **options: Any) -> tuple[TestClient, list[Served]]:
             timeout = timedelta(seconds=10)  # nobody is in a hurry, and the machine may be busy
             features = OnlineFeatures(
-                contract, ID_KEY, connect_redis(address, timeout=timeout), timeout=timeout, max_age=serving_settings.max_feature_age
-            )
+                contract, ID_KEY, connect_redis(address, timeout=timeout), timeout=timeout,
+                max_age=serving_settings.max_feature_age,
+            )  # fmt: skip
             fast = FastPath(
                 contract, ID_KEY, parse_address(address),
                 **{"max_age": serving_settings.max_feature_age, "deadline": timeout, "residents": 1000} | options,
@@ -160,7 +161,8 @@ def test_both_routes_answer_alike(
         assert hot.json() == plain.json()
         different.update(p["ctr"] for p in hot.json()["predictions"])
     assert len(different) > 300
-    assert {type(s.engine._rows.kept.scorer).__name__ for s in served} == {{"masks": "MaskScorer", "booster": "BoosterScorer"}[kind]}
+    expected = {"masks": "MaskScorer", "booster": "BoosterScorer"}[kind]
+    assert {type(s.engine._rows.kept.scorer).__name__ for s in served} == {expected}
 
 
 def _reasons(client: TestClient, request: dict[str, Any]) -> list[str]:

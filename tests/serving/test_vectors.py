@@ -54,8 +54,8 @@ def test_every_part_is_what_vectorize_makes(name: str, contracts: dict[str, Cont
     sides = split(contract, fitted)
     raw = _raw(contract, data, 3)
     whole, priors = vectorize(raw, fitted), prior_rate(raw, fitted)
-    keyed = {**{key: (part, [key]) for key, part in (sides.residents | sides.crosses).items()}, "": (sides.request, sides.request_keys)}
-    for part, keys in keyed.values():
+    keyed: list[Any] = [(part, [key]) for key, part in (sides.residents | sides.crosses).items()]
+    for part, keys in [*keyed, (sides.request, sides.request_keys)]:
         vectors_of = PartVectors(part, keys, counters, fitted)
         direct = whole[:, [p for p, f in zip(part.positions, part.features, strict=True) if f in vectors_of.direct]]
         inputs = np.hstack([_inputs(raw, keys, counters), direct])
@@ -75,7 +75,8 @@ def test_the_batches_of_a_part_are_what_vectorize_makes(name: str, contracts: di
     everything = _inputs(raw, [ALL_KEY], counters)[0]
     assert batches.prior(everything) == prior_rate(raw, fitted)[0]
     for key, part in (sides.residents | sides.crosses).items():
-        np.testing.assert_array_equal(batches.of_key(part, key, _inputs(raw, [key], counters), everything), whole[:, part.positions])
+        made = batches.of_key(part, key, _inputs(raw, [key], counters), everything)
+        np.testing.assert_array_equal(made, whole[:, part.positions])
     for column, part in sides.categories.items():
         np.testing.assert_array_equal(batches.of_column(part, raw.column(column).to_pylist()), whole[:, part.positions])
 
