@@ -127,7 +127,7 @@ class World:
         for number in range(count):
             popular = np.unique((ADS * 1.1 * draw.random(4 * candidates) ** 2).astype(int))
             ads = draw.permutation(popular)[:candidates]
-            context = {"user_id": f"u{draw.integers(int(USERS * 1.1))}"}
+            context: dict[str, Any] = {"user_id": f"u{draw.integers(int(USERS * 1.1))}"}
             context |= {f"place_{n}": f"place_{n}-{draw.integers(12)}" for n in range(3)}
             context |= {f"number_{n}": round(float(draw.normal()), 4) for n in range(15) if draw.random() < 0.9}
             asked = [{"ad_id": f"a{ad}"} for ad in ads]
