@@ -149,7 +149,7 @@ def make_bundle(shape: Shape, world: World) -> Bundle:
     known = np.nan_to_num((vectors - np.nanmean(vectors, 0)) / np.maximum(np.nanstd(vectors, 0), 1e-3))
     truth = known @ draw.normal(0, 0.3, known.shape[1]) + 0.3 * known[:, 3] * known[:, 8] - 3
     labels = (draw.random(len(truth)) < 1 / (1 + np.exp(-truth))).astype(np.int8)
-    settings: dict[str, Any] = {"objective": "binary:logistic", "max_depth": shape.depth, "eta": 0.05, "nthread": 2, "base_score": 0.04}
+    settings: dict[str, Any] = {"objective": "binary:logistic", "max_depth": shape.depth, "eta": 0.05, "base_score": 0.04}
     booster = xgb.train(settings, xgb.DMatrix(vectors, label=labels), shape.trees)
     share = 0.5 if shape.ridge else 1.0
     trees = merge([booster], names=fitted.names, base_rate=0.04, share=share)

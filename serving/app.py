@@ -54,13 +54,13 @@ def create_app(
     app.add_middleware(BodyLimit, max_kb=settings.max_body_kb)
     if fast:
         app.add_middleware(
-            fast.route,  # type: ignore[arg-type]  # a function that makes one will do
+            fast.route,
             path=PREDICT,
             engine=lambda: app.state.serving.engine,
             max_body_kb=settings.max_body_kb,
-            observers=[lambda served: metrics.answered(
-                candidates=served.plan.count, reasons=served.scored.reasons, feature_age_us=served.scored.age_us
-            )],
+        )
+        fast.observers.append(
+            lambda one: metrics.answered(candidates=one.plan.count, reasons=one.scored.reasons, feature_age_us=one.scored.age_us)
         )
     app.add_middleware(Timed, path=PREDICT, metrics=metrics)
     _answer_problems(app, schema)

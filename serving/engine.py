@@ -36,6 +36,7 @@ class Scored:
     probabilities: Float64
     reasons: list[Reason]
     age_us: int | None
+    usable: bool  # whether counters were read as they are
 
 
 class Engine:
@@ -77,7 +78,8 @@ class Engine:
         reasons = [replies] if isinstance(replies, Reason) else []
         if freshness.reason and not (reasons and freshness.age_us is None):  # that nothing was ever read says no more
             reasons.append(freshness.reason)
-        return Scored(margins, self.champion.bundle.calibrator.probabilities(margins), reasons, freshness.age_us)
+        probabilities = self.champion.bundle.calibrator.probabilities(margins)
+        return Scored(margins, probabilities, reasons, freshness.age_us, freshness.usable)
 
     def _judged(self, replies: Sequence[Any] | Reason, time_us: int) -> Freshness:
         """By the older of two clocks, Redis' own and the one that the candidates' rows are known to have reached."""

@@ -1,7 +1,7 @@
 """The fast path's parts, put together: planner, link and residents of a contract, engines of its champions, the hot route."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from serving.redis_address import RedisAddress
 from serving.redis_link import RedisReader
 from serving.request_plan import Planner
 from serving.residents import Residents
+from serving.served_raw import ServedRaw
 
 RESIDENTS = 100_000  # entities of each candidate-side key in memory
 RECONCILE = timedelta(minutes=5)
@@ -37,9 +38,11 @@ class FastPath:
         if compiled:
             os.environ["NUMBA_CACHE_DIR"] = str(compiled)  # read when serving/kernels.py is imported, which is later
         self._contract, self._max_age, self._deadline = contract, max_age, deadline
+        self.observers: list[Callable[[Served], None]] = []
         self.residents = Residents(contract, address, limit=residents, reconcile_s=reconcile.total_seconds())
         self.reader = RedisReader(address, deadline_s=deadline.total_seconds())
         self._planner = Planner(contract, id_key, self.residents)
+        self.raw = ServedRaw(contract, self._planner, self.residents)
 
     async def start(self) -> None:
         """Connect and read the candidates; where Redis is away, go on trying."""
@@ -56,12 +59,9 @@ class FastPath:
             return None
         return Engine(self._contract, champion, self._planner, self.residents, max_age=self._max_age)
 
-    def route(
-        self, app: ASGIApp, path: str, engine: Callable[[], Engine | None], *, max_body_kb: int,
-        observers: Sequence[Callable[[Served], None]] = (),
-    ) -> HotRoute:  # fmt: skip
-        """The hot route in front of `app`."""
+    def route(self, app: ASGIApp, path: str, engine: Callable[[], Engine | None], *, max_body_kb: int) -> HotRoute:
+        """The hot route in front of `app`; `observers` are told of each answer."""
         return HotRoute(
             app, path=path, contract=self._contract, planner=self._planner, reader=self.reader, engine=engine,
-            deadline=self._deadline, max_body_kb=max_body_kb, observers=observers,
+            deadline=self._deadline, max_body_kb=max_body_kb, observers=self.observers,
         )  # fmt: skip

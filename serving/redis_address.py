@@ -1,4 +1,4 @@
-"""A connection string as Feast takes it, read once: `host:port[,host:port...][,name=value...]`."""
+"""A connection string as Feast takes it, read once: `host:port[,name=value...]`."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -12,20 +12,17 @@ _IGNORED = {"retry", "socket_timeout", "decode_responses"}  # Feast's client's; 
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where Redis is and how to be let in. Several hosts are the nodes of one cluster."""
+    """Where Redis is and how to be let in."""
 
-    hosts: tuple[tuple[str, int], ...]
+    host: str
+    port: int
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     db: int = 0
     tls: ssl.SSLContext | None = field(default=None, repr=False)
 
-    @property
-    def cluster(self) -> bool:
-        return len(self.hosts) > 1
-
     def __str__(self) -> str:
-        return ",".join(f"{host}:{port}" for host, port in self.hosts)
+        return f"{self.host}:{self.port}"
 
 
 def parse_address(text: str) -> RedisAddress:
@@ -45,11 +42,12 @@ def parse_address(text: str) -> RedisAddress:
     if unknown or not hosts:
         found = ", ".join(unknown) or "no host"
         raise ClickoddsError(f"settings: redis: found {found}, expected host:port and username, password, db, ssl or ssl_*")
-    db = options.get("db", "0")
-    if not db.isdigit() or (len(hosts) > 1 and db != "0"):
-        raise ClickoddsError(f"settings: redis: found db={db}, expected a number, of a cluster 0")
+    if len(hosts) > 1:
+        raise ClickoddsError(f"settings: redis: found {len(hosts)} hosts, expected one: serving does not read a cluster")
+    if not (db := options.get("db", "0")).isdigit():
+        raise ClickoddsError(f"settings: redis: found db={db}, expected a number")
     texts = {name: options[name] for name in _TEXTS & set(options)}
-    return RedisAddress(tuple(hosts), db=int(db), tls=_tls(options), **texts)
+    return RedisAddress(*hosts[0], db=int(db), tls=_tls(options), **texts)
 
 
 def _tls(options: dict[str, str]) -> ssl.SSLContext | None:

@@ -50,11 +50,12 @@ class RedisLink(asyncio.Protocol):
     @classmethod
     async def connect(cls, address: RedisAddress, on_push: Callable[[Sequence[Any]], None] | None = None) -> "RedisLink":
         """An authenticated connection that speaks RESP3. Raises LinkError."""
-        host, port = address.hosts[0]
         link: RedisLink | None = None
         try:
             async with asyncio.timeout(_CONNECT_S):
-                _, link = await asyncio.get_running_loop().create_connection(lambda: cls(on_push), host, port, ssl=address.tls)
+                _, link = await asyncio.get_running_loop().create_connection(
+                    lambda: cls(on_push), address.host, address.port, ssl=address.tls
+                )
                 user = ["AUTH", address.username or "default", address.password] if address.password else []
                 said = await link.ask(command("HELLO", "3", *user) + command("SELECT", str(address.db)), 2)
         except (OSError, TimeoutError) as error:

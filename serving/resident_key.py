@@ -78,7 +78,7 @@ class ResidentKey:
         return changed
 
     def learn(self, value: Any, redis_key: bytes, reply: Any) -> tuple[int | None, bool]:
-        """Keep a value that a request looked up: its row, None where there is no room, and whether it is new. Raises LayoutError."""
+        """Keep a value that a request looked up: its row, None where there is no room; whether it is new. Raises LayoutError."""
         changed = self.put([redis_key], [reply]) if redis_key not in self._rows else []
         if (row := self.named(value, redis_key)) is not None:
             return row, bool(changed)

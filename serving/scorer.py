@@ -1,7 +1,7 @@
 """Margins of one request's candidates, equal to the bundle's to the bit, at a small part of the Booster's cost.
 
 QuickScorer (Lucchese et al. 2015) turned round. A tree of at most 64 leaves is a word of 64 bits. Every inner node whose answer
-is "right" takes away the leaves to its left; when all nodes are answered the lowest bit that is left is the tree's leaf. The nodes
+is "right" takes away the leaves to its left; when all nodes are answered the lowest bit that is left is the tree's leaf. Nodes
 are split by the parts of the vector that they ask (serving/sides.py): what a part's values leave is a row of words, made once
 for an ad when its counters change and once for a request, and a candidate's leaves are the AND of its rows. Small trees share a
 word. Leaf values are whole numbers of 2**-20 (models/merging.py), and so is the ridge part: sums do not depend on the order.
@@ -48,7 +48,7 @@ class Scorer(Protocol):
 
 
 def make_scorer(bundle: Bundle, parts: Sequence[Part], rows: int) -> Scorer:
-    """Masks where numba is there and the trees allow it, else the Booster. rows: room; one that is never written costs nothing."""
+    """Masks where numba is there and the trees allow it, else the Booster. rows: room; what is never written costs nothing."""
     try:
         return MaskScorer(bundle, parts, rows)
     except (NotCompilable, ImportError) as error:

@@ -22,12 +22,15 @@ from models.ridge import Ridge
 from serving.app import PREDICT, create_app
 from serving.fast_path import FastPath
 from serving.feast_layout import hash_field, redis_key
-from serving.features import OnlineFeatures, connect_redis
+from serving.features import OnlineFeatures, RawFeatures, connect_redis
 from serving.hot import Served
 from serving.redis_address import parse_address
+from serving.served_raw import ServedRaw
 from serving.state import ServingState
 from tests.serving.parts import AS_OF as AS_OF_TIME
 from tests.serving.parts import CONTRACTS, ID_KEY, make_bundle, microseconds
+
+Entities = dict[tuple[str, tuple[str, ...]], dict[str, int | None]]  # key and canonical values -> counters
 
 HOT = {"content-type": "application/json"}
 PLAIN = {"content-type": "application/json; charset=utf-8"}
@@ -56,7 +59,7 @@ def encoded(number: int) -> bytes:
     return bytes([*data, number])
 
 
-def fill(address: str, contract: Contract, counters: dict[tuple[str, tuple[str, ...]], dict[str, int | None]]) -> None:
+def fill(address: str, contract: Contract, counters: Entities) -> None:
     """Counters by key and canonical values, and the clock."""
     host, _, port = address.partition(":")
     with redis.Redis(host=host, port=int(port)) as client:
@@ -98,16 +101,16 @@ def random_request(contract: Contract, draw: np.random.Generator) -> dict[str, A
     return {"request_id": "r", "time": NOW, "context": some("request"), "candidates": list(candidates.values())}
 
 
-def every_entity(contract: Contract, draw: np.random.Generator) -> dict[tuple[str, tuple[str, ...]], dict[str, int | None]]:
+def every_entity(contract: Contract, draw: np.random.Generator) -> Entities:
     """Counters for about two of three combinations of the values that requests bring."""
-    made = {(ALL_KEY, ()): {name: int(draw.integers(1000, 10**6)) for name in contract.counter_columns}}
+    made: Entities = {(ALL_KEY, ()): {name: int(draw.integers(1000, 10**6)) for name in contract.counter_columns}}
     for key, columns in contract.keys.items():
         for _ in range(60):
             chosen = [texts(name, contract)[draw.integers(6)] for name in columns]
-            told = {c: ID_KEY.digest(str(v)) if c in contract.personal else str(v) for c, v in zip(columns, chosen, strict=True)}
-            values = tuple(told.values())
-            made[key, values] = random_counters(contract, draw)  # type: ignore[assignment]
-    return made  # type: ignore[return-value]
+            told = [(str(value), column in contract.personal) for column, value in zip(columns, chosen, strict=True)]
+            values = tuple(ID_KEY.digest(text) if personal else text for text, personal in told)
+            made[key, values] = random_counters(contract, draw)
+    return made
 
 
 Start = Callable[..., tuple[TestClient, list[Served]]]
@@ -118,27 +121,20 @@ def start(serving_settings: Serving) -> Iterator[Start]:
     """A client of an application with the fast path, and what its hot route served."""
     with ExitStack() as stack:
 
-        def make(contract: Contract, bundle: Bundle, address: str, **options: Any) -> tuple[TestClient, list[Served]]:
+        def make(contract: Contract, bundle: Bundle, address: str, raw: Any = None, **options: Any) -> tuple[TestClient, list[Served]]:
             timeout = timedelta(seconds=10)  # nobody is in a hurry, and the machine may be busy
             features = OnlineFeatures(
                 contract, ID_KEY, connect_redis(address, timeout=timeout), timeout=timeout,
                 max_age=serving_settings.max_feature_age,
             )  # fmt: skip
-            fast = FastPath(
-                contract, ID_KEY, parse_address(address),
-                **{"max_age": serving_settings.max_feature_age, "deadline": timeout, "residents": 1000} | options,
-            )  # fmt: skip
+            given: dict[str, Any] = {"max_age": serving_settings.max_feature_age, "deadline": timeout, "residents": 1000}
+            fast = FastPath(contract, ID_KEY, parse_address(address), **(given | options))
             served: list[Served] = []
+            fast.observers.append(served.append)
+            if raw:
+                fast.observers.append(lambda one: raw(fast.raw, one))
             state = ServingState(contract.hash, ID_KEY.fingerprint, Champion("7", bundle))
             app = create_app(contract=contract, state=state, features=features, settings=serving_settings, fast=fast)
-            route = fast.route
-
-            def watched(*args: Any, observers: Any = (), **named: Any) -> Any:
-                return route(*args, observers=[*observers, served.append], **named)
-
-            for middleware in app.user_middleware:
-                if middleware.cls == route:
-                    middleware.cls = watched  # type: ignore[assignment]
             return stack.enter_context(TestClient(app)), served
 
         yield make
@@ -152,21 +148,48 @@ def test_both_routes_answer_alike(
     contract, draw = contracts[name], np.random.default_rng(5)
     fill(redis_address, contract, every_entity(contract, draw))
     client, served = start(contract, exact_bundle(contract) if kind == "masks" else make_bundle(contract), redis_address)
-    different = set()
+    different: set[float] = set()
     for number in range(100):
         request = random_request(contract, draw)
         hot, plain = (client.post(PREDICT, json=request, headers=headers) for headers in (HOT, PLAIN))
         assert hot.status_code == plain.status_code == 200, hot.text
         assert len(served) == number + 1, "the hot route has answered one of the two"
         assert hot.json() == plain.json()
+        assert served[-1].request.request_id == "r"
         different.update(p["ctr"] for p in hot.json()["predictions"])
     assert len(different) > 300
     expected = {"masks": "MaskScorer", "booster": "BoosterScorer"}[kind]
     assert {type(s.engine._rows.kept.scorer).__name__ for s in served} == {expected}
 
 
-def _reasons(client: TestClient, request: dict[str, Any]) -> list[str]:
-    return list(client.post(PREDICT, json=request, headers=HOT).json()["reasons"])
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_its_raw_values_are_the_plain_route_s(
+    name: str, contracts: dict[str, Contract], redis_address: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for last-seen times, which no feature asks for."""
+    contract, draw = contracts[name], np.random.default_rng(11)
+    fill(redis_address, contract, every_entity(contract, draw))
+    read: list[RawFeatures] = []
+    plainly = OnlineFeatures.read
+
+    async def watched(*args: Any) -> RawFeatures:
+        read.append(await plainly(*args))
+        return read[-1]
+
+    monkeypatch.setattr(OnlineFeatures, "read", watched)
+    taken: list[Any] = []
+    served_raw = ServedRaw.taken
+    client, _ = start(contract, exact_bundle(contract), redis_address, raw=lambda raw, one: taken.append(served_raw(raw, one)))
+    for late in (timedelta(minutes=30), timedelta(hours=9)):
+        for _ in range(5):
+            request = random_request(contract, draw) | {"time": (AS_OF_TIME + late).isoformat()}
+            for headers in (HOT, PLAIN):
+                client.post(PREDICT, json=request, headers=headers)
+            batch = taken[-1]()
+            assert batch.schema == read[-1].batch.schema
+            for column in batch.schema.names:
+                if not column.endswith("_us"):
+                    assert batch.column(column).to_pylist() == read[-1].batch.column(column).to_pylist(), column
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
