@@ -96,7 +96,7 @@ def naive(state: Path, contract: Contract, redis: str) -> FastAPI:
         rows = rows.drop(columns=[c for c in rows if c in found.columns]).join(found)
         rows[EVENT_TIMESTAMP] = datetime.fromisoformat(body["time"])
         rows = rows.reindex(columns=server.schema.names)
-        counters = [name for name in rows if "__" in name]
+        counters = [name for name in server.schema.names if "__" in name]
         rows[counters] = rows[counters].astype("Int64").fillna(0)
         batch = pa.RecordBatch.from_pandas(rows, schema=server.schema, preserve_index=False)
         vectors = pd.DataFrame(vectorize(batch, server.bundle.fitted))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from conf.errors import ClickoddsError
 
-_TEXTS = {"username", "password"}
+_KNOWN = {"username", "password", "db", "ssl", "ssl_cert_reqs"}
 _TLS_FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _IGNORED = {"retry", "socket_timeout", "decode_responses"}  # Feast's client's; ours has its own
 
@@ -38,7 +38,7 @@ def parse_address(text: str) -> RedisAddress:
             hosts.append((host, int(port)))
         else:
             raise ClickoddsError(f"settings: redis: found {part!r}, expected host:port")
-    unknown = sorted(set(options) - _TEXTS - _TLS_FILES - _IGNORED - {"db", "ssl", "ssl_cert_reqs"})
+    unknown = sorted(set(options) - _KNOWN - _TLS_FILES - _IGNORED)
     if unknown or not hosts:
         found = ", ".join(unknown) or "no host"
         raise ClickoddsError(f"settings: redis: found {found}, expected host:port and username, password, db, ssl or ssl_*")
@@ -46,8 +46,7 @@ def parse_address(text: str) -> RedisAddress:
         raise ClickoddsError(f"settings: redis: found {len(hosts)} hosts, expected one: serving does not read a cluster")
     if not (db := options.get("db", "0")).isdigit():
         raise ClickoddsError(f"settings: redis: found db={db}, expected a number")
-    texts = {name: options[name] for name in _TEXTS & set(options)}
-    return RedisAddress(*hosts[0], db=int(db), tls=_tls(options), **texts)
+    return RedisAddress(*hosts[0], options.get("username"), options.get("password"), int(db), _tls(options))
 
 
 def _tls(options: dict[str, str]) -> ssl.SSLContext | None:

@@ -57,22 +57,20 @@ class ResidentKey:
         return UNAVAILABLE
 
     def put(self, redis_keys: Sequence[bytes], replies: Sequence[Any]) -> list[int]:
-        """Keep what Redis said of entities; the rows that changed. Raises LayoutError."""
+        """Keep what Redis said of entities; the rows that changed. Raises LayoutError, and then keeps nothing."""
         changed: list[int] = []
-        for redis_key, reply in zip(redis_keys, replies, strict=True):
+        read = [self.reader.row(reply) for reply in replies]
+        for redis_key, reply, counters in zip(redis_keys, replies, read, strict=True):
             row = self._rows.get(redis_key)
             if row is None:
                 if self.reader.is_absent(reply) or self.full:
                     continue
-                counters = self.reader.row(reply)
                 row, self.count = self.count, self.count + 1
                 self._rows[redis_key] = row
                 for value in self._absent.pop(redis_key, ()):
                     self._by_value[value] = row
-            else:
-                counters = self.reader.row(reply)
-                if np.array_equal(self.counters[row], counters, equal_nan=True):
-                    continue
+            elif np.array_equal(self.counters[row], counters, equal_nan=True):
+                continue
             self.counters[row] = counters
             changed.append(row)
         return changed

@@ -81,6 +81,8 @@ class Residents:
                 if str(error) != self._why:
                     log.warning("candidates are not kept fresh: %s", error)
                 self._why = str(error)
+            except Exception:
+                log.exception("candidates are not kept fresh")
             finally:
                 if link:
                     link.close()

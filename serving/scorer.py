@@ -86,7 +86,13 @@ class MaskScorer:
         from serving import kernels  # takes a second, and is not there without numba
 
         self._model, self._kernels = _Compiled(bundle, parts), kernels
-        self._keep(rows)
+        self._keep(max(rows, 1))
+        self._compile([len(part.positions) for part in parts])
+
+    def _compile(self, widths: Sequence[int]) -> None:
+        """Answer once, so that no request waits for machine code."""
+        self.write(1, np.zeros((1, widths[1]), dtype=np.float32), np.zeros(1, dtype=np.intp))
+        self.margins(np.zeros(widths[0], dtype=np.float32), np.zeros((len(widths) - 1, 1), dtype=np.intp))
 
     def _keep(self, rows: int) -> None:
         self._masks = np.empty((rows, self._model.words), dtype=np.uint64)

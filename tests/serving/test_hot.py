@@ -121,7 +121,9 @@ def start(serving_settings: Serving) -> Iterator[Start]:
     """A client of an application with the fast path, and what its hot route served."""
     with ExitStack() as stack:
 
-        def make(contract: Contract, bundle: Bundle, address: str, raw: Any = None, **options: Any) -> tuple[TestClient, list[Served]]:
+        def make(
+            contract: Contract, bundle: Bundle, address: str, raw: Any = None, **options: Any
+        ) -> tuple[TestClient, list[Served]]:
             timeout = timedelta(seconds=10)  # nobody is in a hurry, and the machine may be busy
             features = OnlineFeatures(
                 contract, ID_KEY, connect_redis(address, timeout=timeout), timeout=timeout,
