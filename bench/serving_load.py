@@ -56,7 +56,7 @@ class Client:
         self._socket.close()
 
 
-def wait_for(port: int, seconds: float = 120) -> None:
+def wait_for(port: int, seconds: float = 300) -> None:
     """Until something listens."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
