@@ -5,6 +5,7 @@ what is wrong. tests/serving/test_hot_schema.py holds both to that.
 """
 
 import math
+import sys
 from typing import Annotated, Any
 
 import msgspec
@@ -52,7 +53,8 @@ def _type(column: Column) -> Any:
         low = -math.inf if column.min is None else column.min
         high = math.inf if column.max is None else column.max
         whole = msgspec.Meta(ge=math.ceil(max(low, -_EXACT)), le=math.floor(min(high, _EXACT)))
-        accepted: Any = Annotated[int, whole] | Annotated[float, msgspec.Meta(ge=low, le=high)]
+        real = msgspec.Meta(ge=max(low, -sys.float_info.max), le=min(high, sys.float_info.max))  # an infinite bound is refused
+        accepted: Any = Annotated[int, whole] | Annotated[float, real]
     else:
         accepted = Annotated[str, msgspec.Meta(min_length=0 if column.optional else 1, max_length=MAX_TEXT)] | _INTEGER
     return accepted | None if column.optional else accepted

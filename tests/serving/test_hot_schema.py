@@ -106,6 +106,22 @@ def test_what_is_no_request_is_refused(demo: Contract, body: bytes) -> None:
         msgspec.json.decode(body, type=request_type(demo))
 
 
+def test_numbers_without_bounds(demo: Contract) -> None:
+    """Every finite double, and whole numbers that doubles hold."""
+    columns = demo.columns | {"age": demo.columns["age"].model_copy(update={"min": None, "max": None})}
+    decode = msgspec.json.Decoder(request_type(demo.model_copy(update={"columns": columns}))).decode
+    example = RequestSchema(demo).example()
+
+    def with_age(age: str) -> bytes:
+        return json.dumps(example | {"context": example["context"] | {"age": "AGE"}}).replace('"AGE"', age).encode()
+
+    for good in ("-1", "0.5", "1.7976931348623157e308", "9007199254740992", "null"):
+        assert decode(with_age(good))
+    for bad in ("1e309", "NaN", "true", '"1"', "9007199254740993"):
+        with pytest.raises(msgspec.MsgspecError):
+            decode(with_age(bad))
+
+
 def test_a_prediction_names_the_candidate_s_columns(contracts: dict[str, Contract]) -> None:
     made = prediction_type(contracts["amexpert"])("p", 7, 0.25)
     assert json.loads(msgspec.json.encode(made)) == {"product": "p", "campaign_id": 7, "ctr": 0.25}
