@@ -1,7 +1,7 @@
 # Needs make, any Python from 3.9 on, and bash for Spark's own scripts. Java and Redis come as wheels where the machine has none.
 # CONTRACT and DATA choose the log of `make demo`; without them it simulates one.
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test soak-log soak-model chaos lint bench bench-asof bench-log bench-model bench-calibration bench-train env lock clean
+.PHONY: help install demo serve test soak-log soak-model chaos lint bench bench-asof bench-log bench-model bench-calibration bench-train bench-serving env lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -59,6 +59,9 @@ bench-calibration: $(INSTALLED) ## days, slices, sampled negatives and withheld 
 
 bench-train: $(INSTALLED) ## our training against native XGBoost, to 10^7 rows, into docs/benchmarks.md; long
 	@$(BIN)/python -m bench.train $(ARGS)
+
+bench-serving: $(INSTALLED) ## a prediction's cost against Feast's SDK and an empty FastAPI route, into docs/benchmarks.md; long
+	@$(BIN)/python -m bench.serving $(ARGS)
 
 env: $(INSTALLED) ## variables for spark-submit and feast by hand: eval "$(make env)"
 	@$(BIN)/python -m conf.environment

@@ -77,7 +77,9 @@ class Serving(BaseModel):
     host: str
     port: Annotated[int, Field(ge=0, le=65535)]
     max_feature_age: Duration
-    redis_timeout: Duration
+    redis_deadline_ms: Annotated[float, Field(gt=0)]
+    residents: Annotated[int, Field(ge=2)]
+    reconcile_every: Duration
     max_body_kb: Annotated[int, Field(ge=1)]
     max_head_kb: Annotated[int, Field(ge=1)]
     max_connections: Annotated[int, Field(ge=1)]

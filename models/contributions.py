@@ -12,7 +12,6 @@ from pyspark.sql import DataFrame
 from feature_repo.vectorize import Float32, vectorize
 from models.bundle import Bundle
 from models.explanation import tree_contributions
-from models.lean import xgb
 from models.merging import GRID
 from models.sampling import drawn, in_one_task
 from models.split import Slice

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from models.lean import xgb
 
 from feature_repo.vectorize import Float32, prior_rate, vectorize
 from models.bundle import Bundle
+from models.lean import xgb
 from models.merging import GRID
 
 Float64 = npt.NDArray[np.float64]

@@ -21,7 +21,7 @@ Int64 = npt.NDArray[np.int64]
 _ITERATIONS, _HALVINGS = 50, 30
 _CLOSE = 1e-7  # of the largest step: far below the grid
 _CHUNK = 65_536  # rows of the design matrix that stand in memory at once
-_FARTHEST = 8.0  # standard deviations: one odd value must not carry a margin away
+FARTHEST = 8.0  # standard deviations: one odd value must not carry a margin away
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _standardized(
 ) -> tuple[Float64, npt.NDArray[np.bool_]]:
     standard = (vectors[:, list(columns)].astype(np.float64) - means) / scales
     missing = np.isnan(standard)
-    return np.clip(np.where(missing, 0.0, standard), -_FARTHEST, _FARTHEST), missing
+    return np.clip(np.where(missing, 0.0, standard), -FARTHEST, FARTHEST), missing
 
 
 def _newton(

@@ -23,10 +23,11 @@ from models.published import Champion
 from serving.body_limit import BodyLimit
 from serving.door import Admission, Door
 from serving.explain import EXPLAIN, add_explain
-from serving.features import OnlineFeatures
+from serving.fast_path import FastPath
 from serving.freshness import Reason
 from serving.keys import Keys
 from serving.metrics import Metrics
+from serving.observer import observer
 from serving.problems import Fault, documented, problem
 from serving.schema import RequestSchema
 from serving.served_log import Record, ServedLog
@@ -39,15 +40,17 @@ log = logging.getLogger("clickodds.serving")
 
 
 def create_app(
-    *, contract: Contract, in_force: InForce, features: OnlineFeatures, settings: Serving, metrics: Metrics, served_log: ServedLog
+    *, contract: Contract, in_force: InForce, fast: FastPath, settings: Serving, metrics: Metrics, served_log: ServedLog
 ) -> Door:
-    """The application of one contract, behind its door."""
+    """The application of one contract: the plain routes, the hot one in front of them, and its door."""
     schema = RequestSchema(contract)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await fast.start()
+        in_force.state = await fast.ready(in_force.state)
         yield
-        await features.close()
+        await fast.close()
 
     app = FastAPI(title=f"clickodds: {contract.name}", version="1", description=contract.about, lifespan=lifespan)
     app.add_middleware(BodyLimit, max_kb=settings.max_body_kb)
@@ -64,7 +67,7 @@ def create_app(
         asked: dict[str, Any] = body.model_dump(by_alias=True)
         began = perf_counter()
         time = asked["time"] or datetime.now(UTC)
-        read = await features.read(time, asked["context"], asked["candidates"])
+        read = await fast.plain.read(time, asked["context"], asked["candidates"])
         have = perf_counter()
         bundle = champion.bundle
         margins = None if bundle.kind == "prior" else bundle.margins(vectorize(read.batch, bundle.fitted))
@@ -93,7 +96,7 @@ def create_app(
             served_log.offer(Record(asked["request_id"], read.batch, as_of_us, margins, scores, *model, reasons))
         return response
 
-    add_explain(app, contract, schema, in_force, features, refusals)
+    add_explain(app, contract, schema, in_force, fast.plain, refusals)
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:
@@ -118,7 +121,8 @@ def create_app(
 
     admission = Admission(in_flight=settings.in_flight, queue_age_s=settings.queue_age_ms / 1e3)
     keys = {PREDICT: Keys(settings.keys), EXPLAIN: Keys(settings.explain_keys)}
-    return Door(app, keys=keys, open_path=PREDICT, admission=admission, metrics=metrics)
+    hot = fast.route(app, PREDICT, lambda: in_force.state.engine, observer(metrics, served_log, fast.raw))
+    return Door(hot, keys=keys, open_path=PREDICT, admission=admission, metrics=metrics)
 
 
 def documented_refusals(settings: Serving) -> dict[int | str, dict[str, Any]]:

@@ -17,7 +17,8 @@ class Reason(StrEnum):
     FEATURES_NEWER = "features_newer_than_request"  # Redis knows what the request's time could not
     FEATURES_MISSING = "features_missing"  # no clock: Redis was never filled, or lost its data
     FEATURES_UNREADABLE = "features_unreadable"  # Redis holds something else than counters
-    REDIS_UNAVAILABLE = "redis_unavailable"
+    REDIS_UNAVAILABLE = "redis_unavailable"  # not asked, or the connection broke; the last known are used where they may be
+    REDIS_LATE = "redis_late"  # no answer within the request's deadline; the same
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _check_request_id(value: str) -> str:
     return value
 
 
-def _check_time(value: Any) -> datetime | None:
+def check_time(value: Any) -> datetime | None:
     if value is None:
         return None
     try:
@@ -117,6 +117,6 @@ _RequestId = Annotated[
 ]
 _Time = Annotated[
     datetime | None,
-    PlainValidator(_check_time),
+    PlainValidator(check_time),
     WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}], "description": "default: now"}),
 ]

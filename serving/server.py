@@ -21,9 +21,10 @@ from feature_repo.catalogue import raw_schema
 from models.published import Champion
 from serving.app import create_app
 from serving.cells import Cells
-from serving.features import OnlineFeatures, connect_redis
+from serving.fast_path import FastPath
 from serving.metrics import Metrics
 from serving.protocol import Bounds, Protocol, bounded, check_connections
+from serving.redis_address import parse_address
 from serving.reload import Reloader
 from serving.served_log import LogLimits, ServedLog
 from serving.state import InForce, ServingState, first_state, warmed
@@ -101,16 +102,15 @@ def prepared(settings: Settings, where: str, place: Place) -> Server:
     made_for = contract.hash, id_key.fingerprint
     in_force = InForce(first_state(root, *made_for))
     metrics = Metrics(Cells(place.cells, workers=place.workers, slot=place.slot))
-    client = connect_redis(settings.redis, timeout=section.redis_timeout)
-    features = OnlineFeatures(contract, id_key, client, timeout=section.redis_timeout, max_age=section.max_feature_age)
+    fast = FastPath(contract, id_key, parse_address(settings.redis), section, compiled=settings.state / "numba")
     limits = LogLimits(section.log.share, section.log.max_waiting, section.log.max_mb << 20, section.log.every.total_seconds())
     served_log = ServedLog(served_folder(settings.state, contract.name, *made_for), raw_schema(contract), limits, metrics)
     app = create_app(
-        contract=contract, in_force=in_force, features=features, settings=section, metrics=metrics, served_log=served_log
+        contract=contract, in_force=in_force, fast=fast, settings=section, metrics=metrics, served_log=served_log
     )
 
     async def prepare(champion: Champion) -> ServingState:
-        return ServingState(*made_for, await asyncio.to_thread(warmed, champion))
+        return await fast.ready(ServingState(*made_for, await asyncio.to_thread(warmed, champion)))
 
     reloader = Reloader(root, in_force, metrics, prepare=prepare, every_s=section.reload_every.total_seconds())
     drain_s = section.drain.total_seconds()

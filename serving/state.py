@@ -7,6 +7,7 @@ from pathlib import Path
 from conf.errors import BundleError
 from models.bundle import load_prior
 from models.published import Champion, Named, named_champions
+from serving.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class ServingState:
     id_key_fingerprint: str
     champion: Champion | None
     faults: tuple[str, ...] = ()
+    engine: Engine | None = None  # the champion made ready for the hot route
 
     @property
     def refusal(self) -> str | None:

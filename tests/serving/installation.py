@@ -18,7 +18,7 @@ from conf.contract import Contract
 from conf.settings import ROOT
 from models.bundle import save_bundle
 from models.published import publish
-from tests.serving.parts import KEY, make_bundle
+from tests.serving.parts import COMPILED, KEY, make_bundle
 
 
 @dataclass
@@ -34,7 +34,9 @@ class Installation:
         """A new one, with the tests' id key."""
         state.mkdir(exist_ok=True)
         (state / "id.key").write_text(KEY.hex())
-        return cls(state, redis, settings or {})
+        COMPILED.mkdir(parents=True, exist_ok=True)
+        (state / "numba").symlink_to(COMPILED)
+        return cls(state, redis, {"redis_deadline_ms": "500"} | (settings or {}))  # the machine may be busy
 
     def environment(self) -> dict[str, str]:
         own = {"CLICKODDS_STATE": str(self.state), "CLICKODDS_REDIS": self.redis, "PYTHONPATH": str(ROOT)}

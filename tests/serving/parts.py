@@ -11,14 +11,18 @@ import numpy as np
 
 from conf.contract import ALL_KEY, CLOCK, SCOPE, Contract
 from conf.personal import IdKey
+from conf.settings import Serving, load_settings
 from conf.tables import Tables
 from feature_repo.vectorize import Fitted
 from models.bundle import Bundle
 from models.lean import xgb
+from serving.fast_path import FastPath
+from serving.redis_address import parse_address
 
 AS_OF = datetime(2026, 3, 1, 10, tzinfo=UTC)
 KEY = b"a key for tests only, 32 bytes.."
 ID_KEY = IdKey(KEY)
+COMPILED = load_settings().state / "numba"  # kept between runs: compiling takes longer than most tests
 CONTRACTS = ("demo", "amexpert", "talkingdata")
 
 
@@ -119,3 +123,8 @@ def make_bundle(contract: Contract, **changes: Any) -> Bundle:
         "metrics": {"test": {"ne": 0.9}},
     }
     return Bundle(**(values | changes))
+
+
+def make_fast_path(contract: Contract, address: str, settings: Serving, id_key: IdKey = ID_KEY) -> FastPath:
+    """As the server makes it."""
+    return FastPath(contract, id_key, parse_address(address), settings, compiled=COMPILED)

@@ -20,12 +20,11 @@ from conf.settings import Serving
 from feature_repo.catalogue import raw_schema
 from models.published import Champion
 from serving.app import PREDICT, create_app
-from serving.features import OnlineFeatures, connect_redis
 from serving.metrics import Metrics
 from serving.schema import RequestSchema
 from serving.served_log import LogLimits, ServedLog
 from serving.state import InForce, ServingState
-from tests.serving.parts import AS_OF, CONTRACTS, ID_KEY, make_bundle, microseconds
+from tests.serving.parts import AS_OF, CONTRACTS, ID_KEY, make_bundle, make_fast_path, microseconds
 
 BODY: dict[str, Any] = {
     "request_id": "r-1",
@@ -51,17 +50,14 @@ def serve(demo: Contract, champion: Champion, serving_settings: Serving, tmp_pat
             redis: str | None = None, *, contract: Contract = demo, champion: Champion | None = champion, id_key: IdKey = ID_KEY,
             in_force: InForce | None = None, log_share: float = 0.0, **changes: Any,
         ) -> TestClient:  # fmt: skip
-            client = connect_redis(redis or f"127.0.0.1:{free_port()}", timeout=serving_settings.redis_timeout)
-            features = OnlineFeatures(
-                contract, id_key, client, timeout=serving_settings.redis_timeout, max_age=serving_settings.max_feature_age
-            )
+            section = serving_settings.model_copy(update=changes)
+            fast = make_fast_path(contract, redis or f"127.0.0.1:{free_port()}", section, id_key)
             state = in_force or InForce(ServingState(contract.hash, id_key.fingerprint, champion))
             metrics = Metrics()
             served_log = ServedLog(tmp_path, raw_schema(contract), LogLimits(log_share, 1000, 1 << 20, 60), metrics)
             app = create_app(
-                contract=contract, in_force=state, features=features, settings=serving_settings.model_copy(update=changes),
-                metrics=metrics, served_log=served_log,
-            )  # fmt: skip
+                contract=contract, in_force=state, fast=fast, settings=section, metrics=metrics, served_log=served_log
+            )
             return stack.enter_context(TestClient(app))
 
         yield start

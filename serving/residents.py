@@ -1,0 +1,191 @@
+"""The candidates' counters, in memory: read when the server starts, and again whenever Redis says that a key was written.
+
+Candidates are few and shared, so a request need not ask for them. Redis names every written key of theirs (client tracking in
+broadcast mode); those are read in batches, so that a change shows in answers within a fraction of a second. What was missed is
+found when all keys are read again: after every broken connection, and every few minutes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+from weakref import WeakSet
+
+import numpy as np
+
+from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
+from feature_repo.vectorize import Float64
+from serving.feast_layout import LayoutError, is_key, key_prefix, redis_key
+from serving.key_reader import KeyReader, clock_command, decode_clock
+from serving.redis_address import RedisAddress
+from serving.redis_link import LinkError, RedisLink, command
+from serving.resident_key import ResidentKey
+from serving.sides import key_side
+
+_TOGETHER = 200  # keys that are read and recomputed in one go: about a millisecond in which no request is answered
+_PAUSE_S = 0.05  # in which written keys gather
+_RETRY_S = 0.25
+_SCAN = "1000"
+
+log = logging.getLogger("clickodds.serving")
+
+
+class Listener(Protocol):
+    """Who works with the counters."""
+
+    def changed(self, key: str, rows: Sequence[int]) -> None:
+        """These rows of a key have new counters."""
+
+    async def published(self, everything: Float64, as_of_us: int | None) -> None:
+        """All counters are at least as new as this clock; `everything`: the counters of the key `all`."""
+
+
+class Residents:
+    """`keys`: candidate-side keys by name. `listeners` are told of changes for as long as somebody else holds them.
+
+    Runs from `start` to `close`, and never raises.
+    """
+
+    def __init__(self, contract: Contract, address: RedisAddress, *, limit: int, reconcile_s: float) -> None:
+        self._contract, self._address, self._reconcile_s = contract, address, reconcile_s
+        candidate_side = [key for key in contract.keys if key_side(contract, key) == "candidate"]
+        self.keys = {key: ResidentKey(KeyReader(contract, key), limit) for key in candidate_side}
+        self._all = KeyReader(contract, ALL_KEY)
+        self._scope = redis_key(contract.name, {})
+        self._clock = clock_command(contract.name, CLOCK, AS_OF)
+        self.everything = np.array(self._all.unavailable)
+        self.as_of_us: int | None = None
+        self.listeners = WeakSet[Listener]()  # whoever is needed no more is told no more
+        self._written: set[bytes] = set()
+        self._told = asyncio.Event()
+        self._filled = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._why = ""
+
+    async def start(self, wait_s: float) -> None:
+        """Begin to follow Redis; returns when everything is read, or after wait_s."""
+        self._task = asyncio.create_task(self._run())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._filled.wait(), wait_s)
+
+    async def close(self) -> None:
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            link: RedisLink | None = None
+            try:
+                link = await RedisLink.connect(self._address, self._pushed)
+                await self._follow(link)
+            except (LinkError, LayoutError, TimeoutError) as error:
+                if str(error) != self._why:
+                    log.warning("candidates are not kept fresh: %s", error)
+                self._why = str(error)
+            except Exception:
+                log.exception("candidates are not kept fresh")
+            finally:
+                if link:
+                    link.close()
+            await asyncio.sleep(_RETRY_S)
+
+    async def _follow(self, link: RedisLink) -> None:
+        """Until the connection breaks: LinkError."""
+        prefixes = dict.fromkeys(self._prefix(columns) for columns in self._columns())
+        await self._ask(link, [command("CLIENT", "TRACKING", "ON", "BCAST", *(p for x in prefixes for p in ("PREFIX", x)))])
+        while True:
+            await self._read_all(link)
+            log.info("candidates are kept fresh: %s", ", ".join(f"{t.count - 2} of {key}" for key, t in self.keys.items()))
+            self._why = ""
+            self._filled.set()
+            next_s = asyncio.get_running_loop().time() + self._reconcile_s
+            while (left := next_s - asyncio.get_running_loop().time()) > 0:
+                if not self._written:
+                    self._told.clear()
+                    told = asyncio.ensure_future(self._told.wait())
+                    await asyncio.wait([told, link.lost], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    told.cancel()
+                    if link.lost.done():
+                        raise LinkError("the connection was closed")
+                await asyncio.sleep(_PAUSE_S)
+                await self._read_written(link)
+
+    def _pushed(self, message: Sequence[Any]) -> None:
+        if message[0] == b"invalidate" and message[1]:  # null: the whole store was flushed
+            self._written.update(message[1])
+        else:
+            self._written.update(redis_key for table in self.keys.values() for redis_key in table.redis_keys)
+            self._written.add(self._scope)
+        self._told.set()
+
+    async def _read_written(self, link: RedisLink) -> None:
+        """The clock first: what is read after it, in a second round where need be, is at least as new as it says."""
+        clock_moved = self._scope in self._written
+        self._written.discard(self._scope)
+        everything, as_of_us = await self._read_clock(link) if clock_moved else (self.everything, self.as_of_us)
+        await self._read(link, self._taken())
+        if clock_moved:
+            await self._ask(link, [command("PING")])  # what was written before the clock has been told by now
+            await self._read(link, self._taken())
+            await self._publish(everything, as_of_us)
+
+    def _taken(self) -> set[bytes]:
+        """The written keys; the clock, written again meanwhile, stays for the next time."""
+        taken, self._written = self._written - {self._scope}, self._written & {self._scope}
+        return taken
+
+    async def _read_all(self, link: RedisLink) -> None:
+        self._written.clear()
+        everything, as_of_us = await self._read_clock(link)
+        for key, columns in zip(self.keys, self._columns(), strict=False):
+            found = set(self.keys[key].redis_keys)
+            cursor = b""
+            while cursor != b"0":
+                pattern = _escaped(self._prefix(columns)) + b"*" + _escaped(self._contract.name.encode())
+                ((cursor, some),) = await self._ask(link, [command("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _SCAN)])
+                found.update(some)
+            await self._read(link, found)
+        await self._publish(everything, as_of_us)
+
+    async def _read(self, link: RedisLink, redis_keys: set[bytes]) -> None:
+        for columns in {columns for columns in self._columns() if columns}:
+            prefix = self._prefix(columns)
+            ours = [k for k in redis_keys if is_key(k, prefix, len(columns), self._contract.name)]
+            for key, table in self.keys.items():
+                if set(table.reader.columns) == set(columns):
+                    for start in range(0, len(ours), _TOGETHER):
+                        some = ours[start : start + _TOGETHER]
+                        changed = table.put(some, await self._ask(link, [table.reader.hmget(k) for k in some]))
+                        for listener in self.listeners if changed else ():
+                            listener.changed(key, changed)
+
+    async def _read_clock(self, link: RedisLink) -> tuple[Float64, int | None]:
+        clock, counters = await self._ask(link, [self._clock, self._all.hmget(self._scope)])
+        return np.array(self._all.row(counters)), decode_clock(clock)
+
+    async def _publish(self, everything: Float64, as_of_us: int | None) -> None:
+        same = self.as_of_us == as_of_us and np.array_equal(self.everything, everything, equal_nan=True)
+        self.everything, self.as_of_us = everything, as_of_us
+        for listener in () if same else self.listeners:
+            await listener.published(everything, as_of_us)
+
+    async def _ask(self, link: RedisLink, commands: Sequence[bytes]) -> list[Any]:
+        async with asyncio.timeout(10):
+            replies = await link.ask(b"".join(commands), len(commands))
+        if wrong := next((reply for reply in replies if isinstance(reply, Exception)), None):
+            raise LayoutError(str(wrong))
+        return replies
+
+    def _columns(self) -> list[tuple[str, ...]]:
+        return [*(table.reader.columns for table in self.keys.values()), ()]
+
+    def _prefix(self, columns: Sequence[str]) -> bytes:
+        return key_prefix(columns)
+
+
+def _escaped(text: bytes) -> bytes:
+    """For a pattern of Redis': every byte that means something there, as itself."""
+    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]^-\\" else bytes([byte]) for byte in text)
