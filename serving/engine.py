@@ -36,6 +36,7 @@ class Scored:
     probabilities: Float64
     reasons: list[Reason]
     freshness: Freshness
+    as_of_us: int | None  # the clock of all counters that were used; None where there is no such one
     everything: Float64  # (counters,) of the key `all` that the candidates' rows were made with
 
 
@@ -65,29 +66,33 @@ class Engine:
     def score(self, plan: Plan, replies: Sequence[Any] | Reason, time_us: int) -> Scored:
         """The answer at time_us (microseconds since the epoch). replies: to the plan's commands, or why there are none."""
         try:
-            freshness = self._judged(replies, time_us)
+            freshness, as_of_us = self._judged(replies, time_us)
             answered = None if isinstance(replies, Reason) else replies
             margins = self._margins(plan, answered, freshness.usable, time_us)
         except LayoutError as error:
-            freshness = Freshness(False, Reason.FEATURES_UNREADABLE)
+            freshness, as_of_us = Freshness(False, Reason.FEATURES_UNREADABLE), None
             log.warning("%s: %s", freshness.reason, error)
             margins = self._margins(plan, None, False, time_us)
         reasons = [replies] if isinstance(replies, Reason) else []
         if freshness.reason and not (reasons and freshness.age_us is None):  # that nothing was ever read says no more
             reasons.append(freshness.reason)
         probabilities = self.champion.bundle.calibrator.probabilities(margins)
-        return Scored(margins, probabilities, reasons, freshness, self._rows.kept.everything)
+        return Scored(margins, probabilities, reasons, freshness, as_of_us, self._rows.kept.everything)
 
-    def _judged(self, replies: Sequence[Any] | Reason, time_us: int) -> Freshness:
-        """By the older of two clocks, Redis' own and the one that the candidates' rows are known to have reached."""
+    def _judged(self, replies: Sequence[Any] | Reason, time_us: int) -> tuple[Freshness, int | None]:
+        """By the older of two clocks, Redis' own and the one that the candidates' rows are known to have reached.
+
+        And what both say: where they differ, or Redis' was not read, the parts of the answer are of different hours.
+        """
         clocks = [self._rows.kept.as_of_us]
         if not isinstance(replies, Reason):
             clocks.append(decode_clock(replies[0]))
         known = [clock for clock in clocks if clock is not None]
         if len(known) < len(clocks):
-            return judge_clock(None, time_us, max_age=self._max_age)
+            return judge_clock(None, time_us, max_age=self._max_age), None
         telling = max(known) if max(known) > time_us else min(known)
-        return judge_clock(telling, time_us, max_age=self._max_age)
+        freshness = judge_clock(telling, time_us, max_age=self._max_age)
+        return freshness, telling if freshness.usable and known == [telling] * 2 else None
 
     def _margins(self, plan: Plan, replies: Sequence[Any] | None, usable: bool, time_us: int) -> Float64:
         rows = self._rows.rows(plan, replies, usable)

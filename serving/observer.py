@@ -16,10 +16,10 @@ def observer(metrics: Metrics, served_log: ServedLog, raw: ServedRaw) -> Callabl
         features(served.read - served.decoded)
         score(served.ended - served.read)
         encode(served.encoded - served.ended)
-        scored, freshness = served.scored, served.scored.freshness
-        metrics.answered(reasons=scored.reasons, feature_age_us=freshness.age_us, scores=scored.probabilities)
+        scored = served.scored
+        metrics.answered(reasons=scored.reasons, feature_age_us=scored.freshness.age_us, scores=scored.probabilities)
         if served_log.wants(served.request_id):
-            values = raw.taken(served), freshness.as_of_us(served.time_us), scored.margins, scored.probabilities
+            values = raw.taken(served), scored.as_of_us, scored.margins, scored.probabilities
             model = served.champion.version, served.champion.bundle.identity
             served_log.offer(Record(served.request_id, *values, *model, scored.reasons))
 

@@ -336,6 +336,19 @@ def test_both_routes_are_written_down_alike(demo: Contract, redis_address: str, 
         assert {row["as_of_us"] for row in hot} == {microseconds(AS_OF_TIME) if late < timedelta(hours=9) else None}
 
 
+def test_counters_of_different_hours_are_written_down_without_a_clock(demo: Contract, redis_address: str, start: Start) -> None:
+    """As in the moment when an hour's publication has reached Redis and not yet the memory: no replay could count them again."""
+    draw = np.random.default_rng(13)
+    fill(redis_address, demo, every_entity(demo, draw))
+    client, served, _, in_force, *_ = start(demo, exact_bundle(demo), redis_address)
+    assert in_force.state.engine is not None
+    rows = in_force.state.engine._rows
+    rows.kept = replace(rows.kept, as_of_us=microseconds(AS_OF_TIME - timedelta(hours=1)))
+    client.post(PREDICT, json=random_request(demo, draw), headers=HOT)
+    assert (served[0].scored.as_of_us, served[0].scored.reasons) == (None, ["features_stale"])
+    assert served[0].scored.freshness.usable
+
+
 def test_a_replaced_model_is_followed_no_longer_once_no_answer_needs_it(
     demo: Contract, redis_address: str, start: Start
 ) -> None:
