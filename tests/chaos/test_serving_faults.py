@@ -130,7 +130,8 @@ def test_a_slow_redis_costs_features_and_no_answer(online: Online, tmp_path: Pat
 @contextmanager
 def _asked(online: Online, state: Path, port: int) -> Iterator[Load]:
     demo = online.store.contract
-    installation = Installation.make(state, f"127.0.0.1:{port}", {"drain": "1s", "queue_age_ms": "30000"})
+    settings = {"drain": "1s", "queue_age_ms": "30000", "redis_deadline_ms": f"{WITHIN_S * 1e3}"}
+    installation = Installation.make(state, f"127.0.0.1:{port}", settings)
     installation.publish(demo)
     with installation.started() as server, load(server.port, BODY, callers=4, pause_s=0.02) as found:
         found.wait(2 * REPLIES, within_s=60)
