@@ -13,7 +13,7 @@ SUFFIX = ".parquet"
 ANSWERED = (
     pa.field("request_id", pa.string(), nullable=False),
     pa.field("candidate_number", pa.int32(), nullable=False),  # from 0, in the order asked
-    pa.field("as_of_us", pa.int64()),  # the features' clock; null where it was not read
+    pa.field("as_of_us", pa.int64()),  # the clock of all counters; null where it was not read, or parts have another
     pa.field("margin", pa.float64()),  # log odds before calibration; null where no model answered
     pa.field("ctr", pa.float64(), nullable=False),
     pa.field("model_version", pa.string(), nullable=False),

@@ -9,7 +9,8 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Reason(StrEnum):
-    """Why an answer is degraded. With all but NO_MODEL and FEATURES_STALE every key's counters are unavailable."""
+    """Why an answer is degraded. With all but NO_MODEL and FEATURES_STALE counters are unavailable; with the two of Redis only
+    those that the request would have read from it, on the hot route."""
 
     NO_MODEL = "no_model"  # the champion is a bundle of prior rates
     FEATURES_STALE = "features_stale"  # a publication was missed; the last known counters are used

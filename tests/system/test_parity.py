@@ -97,6 +97,7 @@ def path(
         own = {
             "CLICKODDS_WAREHOUSE": str(settings.warehouse), "CLICKODDS_ID_KEY": ID_KEY_HEX, "CLICKODDS_SERVING__LOG__SHARE": "1",
             "CLICKODDS_SERVING__LOG__EVERY": "1s", "CLICKODDS_SERVING__QUEUE_AGE_MS": "30000",
+            "CLICKODDS_SERVING__REDIS_DEADLINE_MS": "5000",
             "CLICKODDS_SERVING__EXPLAIN_KEYS": json.dumps([hashlib.sha256(EXPLAIN_KEY.encode()).hexdigest()]),
         }  # fmt: skip
         env = {**os.environ, **environment(settings), **own}
