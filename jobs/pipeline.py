@@ -51,9 +51,6 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
             written |= {table: counts[table] for table in context.warehouse.tables.made_by if table in counts}
             if name == "train":
                 args.version = str(counts["version"])  # which an equal bundle may have had before others came
-                if _rolled_back(context, args.version):
-                    log.warning("pipeline: version %s was rolled back: jobs/promote.py --version brings it back", args.version)
-                    break
         except HeldError as held:
             alarm = held
             log.warning("pipeline: held back, the rest goes on\n%s", held)
@@ -62,6 +59,9 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
                 raise
             log.warning("promote: refused: %s", refusal)
         seconds[name] = round(time.monotonic() - start, 1)
+        if name == "train" and ROLLED_BACK in _registry(context).tags(args.version):
+            log.warning("pipeline: version %s was rolled back: jobs/promote.py --version brings it back", args.version)
+            break
     rows = {t: written[t] if t in written else context.warehouse.count(t) for t in context.warehouse.tables.made_by}
     summary = {"rows": rows, "seconds": seconds, **_outcome(context, args.version), **_next(context, args.data)}
     print(json.dumps(summary), flush=True)  # noqa: T201
@@ -70,17 +70,14 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     return rows
 
 
-def _rolled_back(context: Context, version: str) -> bool:
-    settings = context.settings
-    registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", context.contract.name)
-    return ROLLED_BACK in registry.tags(version)
+def _registry(context: Context) -> Registry:
+    return Registry(str(context.settings.mlflow), context.settings.state / "mlartifacts", context.contract.name)
 
 
 def _outcome(context: Context, version: str) -> dict[str, Any]:
     """How the trained model did on its test slice, and which version serves now."""
-    settings, name = context.settings, context.contract.name
-    trained = Registry(str(settings.mlflow), settings.state / "mlartifacts", name).version(version)
-    champion = load_champion(settings.bundles(name))
+    trained = _registry(context).version(version)
+    champion = load_champion(context.settings.bundles(context.contract.name))
     return {"test": trained.bundle().metrics["test"], "model_version": champion.version if champion else None}
 
 

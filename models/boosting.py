@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conf.files import write_whole
 from conf.settings import TreePreset
 from feature_repo.vectorize import Float32
 from models.collective import total
@@ -102,7 +102,8 @@ class _Keeping(xgb.callback.TrainingCallback):
     def after_iteration(self, model: xgb.Booster, epoch: int, evals_log: Any) -> bool:
         done = model.num_boosted_rounds()
         if self._kept is not None and (done % SEGMENT == 0 or done == self._rounds):
-            _write(self._kept.path(self._fit, done), bytes(model.save_raw("ubj")))
+            self._kept.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._kept.path(self._fit, done), bytes(model.save_raw("ubj")))
         return False  # go on
 
 
@@ -120,11 +121,3 @@ def _last(kept: Kept | None, fit: Mapping[str, Any], rounds: int, threads: int) 
     booster = xgb.Booster({"nthread": threads})
     booster.load_model(bytearray(model))
     return done, booster
-
-
-def _write(path: Path, model: bytes) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_bytes(model)
-    fresh.replace(path)

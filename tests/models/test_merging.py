@@ -78,6 +78,15 @@ def exact(booster: xgb.Booster, trees: Sequence[Tree]) -> list[float]:
     return [sum(values[tree][leaf] for tree, leaf in enumerate(row)) * GRID for row in leaves]
 
 
+def test_what_is_added_where_features_are_missing(boosters: Sequence[xgb.Booster]) -> None:
+    plain = loaded(merge(boosters, base_rate=0.07, names=NAMES))
+    added = loaded(merge(boosters, base_rate=0.07, names=NAMES, absences=[([1], 0.5), ([0, 1], -0.25)]))
+    missing = np.isnan(rows())
+    expected = 0.5 * missing[:, 1] - 0.25 * (missing[:, 0] & missing[:, 1])
+    assert set(expected.tolist()) == {0.0, 0.25, 0.5}
+    assert (margins(added) - margins(plain)).tolist() == expected.tolist()
+
+
 def test_attributes_of_early_stopping_are_gone(boosters: Sequence[xgb.Booster]) -> None:
     stopped = loaded(bytes(boosters[0].save_raw("ubj")))
     stopped.set_attr(best_iteration="3", best_score="0.2")
