@@ -1,6 +1,7 @@
 """The HTTP application. Everything it works with is handed to `create_app`; it holds no global."""
 
 import logging
+import math
 import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Request
+from fastapi import Body, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -34,6 +35,7 @@ from serving.served_log import Record, ServedLog
 from serving.state import InForce, ServingState
 
 PREDICT = "/v1/predict"
+_DEADLINE = "Milliseconds that the request has for Redis, where that is less than the setting serving.redis_deadline_ms."
 _ID = re.compile(r"[\w.:-]{1,64}")
 
 log = logging.getLogger("clickodds.serving")
@@ -59,7 +61,10 @@ def create_app(
     refusals = documented_refusals(settings)
 
     @app.post(PREDICT, responses={200: {"model": schema.answer}, **refusals}, response_model=None)
-    async def predict(body: Annotated[schema.request, Body(openapi_examples=example)]) -> Response:  # type: ignore[name-defined]
+    async def predict(
+        body: Annotated[schema.request, Body(openapi_examples=example)],  # type: ignore[name-defined]
+        x_deadline_ms: Annotated[int | None, Header(ge=0, description=_DEADLINE)] = None,
+    ) -> Response:
         """Click probabilities of the candidates, in the order asked."""
         now = in_force.state
         if (refusal := now.refusal) or (champion := now.champion) is None:
@@ -67,7 +72,8 @@ def create_app(
         asked: dict[str, Any] = body.model_dump(by_alias=True)
         began = perf_counter()
         time = asked["time"] or datetime.now(UTC)
-        read = await fast.plain.read(time, asked["context"], asked["candidates"])
+        seconds = math.inf if x_deadline_ms is None else x_deadline_ms / 1e3
+        read = await fast.plain.read(time, asked["context"], asked["candidates"], seconds)
         have = perf_counter()
         bundle = champion.bundle
         margins = None if bundle.kind == "prior" else bundle.margins(vectorize(read.batch, bundle.fitted))

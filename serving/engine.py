@@ -15,6 +15,7 @@ from serving.candidate_rows import CandidateRows
 from serving.feast_layout import LayoutError
 from serving.freshness import Freshness, Reason, judge_clock
 from serving.key_reader import decode_clock, used_counters
+from serving.logs import Seldom
 from serving.raw_batches import PartBatches
 from serving.request_plan import Plan, Planner
 from serving.residents import Residents
@@ -54,6 +55,7 @@ class Engine:
         self._batches = PartBatches(contract, fitted)
         self._times = Part.of([(n, f) for n, f in enumerate(self._vectors.direct) if f.kind in TIMES])
         self._of_quarter: dict[int, list[float]] = {}
+        self._unreadable = Seldom(log)
         places = {name: place for place, name in enumerate(contract.columns_of("request"))}
         codes = {column: {word: float(code) for code, word in enumerate(words)} for column, words in fitted.vocabularies.items()}
         # how each direct value is had: from the time, from a code, or as a number
@@ -71,7 +73,7 @@ class Engine:
             margins = self._margins(plan, answered, freshness.usable, time_us)
         except LayoutError as error:
             freshness, as_of_us = Freshness(False, Reason.FEATURES_UNREADABLE), None
-            log.warning("%s: %s", freshness.reason, error)
+            self._unreadable.warning("%s: %s", freshness.reason, error)
             margins = self._margins(plan, None, False, time_us)
         reasons = [replies] if isinstance(replies, Reason) else []
         if freshness.reason and not (reasons and freshness.age_us is None):  # that nothing was ever read says no more

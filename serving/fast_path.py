@@ -15,6 +15,7 @@ from models.published import Champion
 from serving.engine import Engine
 from serving.features import OnlineFeatures
 from serving.hot import HotRoute, Served
+from serving.metrics import Metrics
 from serving.redis_address import RedisAddress
 from serving.redis_link import RedisReader
 from serving.request_plan import Planner
@@ -31,13 +32,17 @@ class FastPath:
     plain: what the plain route reads. compiled: the folder where numba keeps machine code, so that only the first start compiles.
     """
 
-    def __init__(self, contract: Contract, id_key: IdKey, address: RedisAddress, settings: Serving, *, compiled: Path) -> None:
+    def __init__(
+        self, contract: Contract, id_key: IdKey, address: RedisAddress, settings: Serving, metrics: Metrics, *, compiled: Path
+    ) -> None:
         os.environ["NUMBA_CACHE_DIR"] = str(compiled)  # read when serving/kernels.py is imported, which is later
         self._contract, self._settings = contract, settings
         self._reader = RedisReader(address, deadline_s=settings.redis_deadline_ms / 1e3)
         self.plain = OnlineFeatures(contract, id_key, self._reader, max_age=settings.max_feature_age)
         every_s = settings.reconcile_every.total_seconds()
-        self.residents = Residents(contract, address, limit=settings.residents, reconcile_s=every_s)
+        self.residents = Residents(
+            contract, address, limit=settings.residents, reconcile_s=every_s, refreshed=metrics.refresh_lag.set
+        )
         self._planner = Planner(contract, id_key, self.residents)
         self.raw = ServedRaw(contract, self._planner, self.residents)
 

@@ -1,6 +1,7 @@
 """A request's raw values for the plain route: its own columns, and the counters of all its keys in one round trip to Redis."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from serving.canonical import RawValue, RequestValue, raw_text
 from serving.feast_layout import LayoutError, decode_int64, hash_field, redis_key
 from serving.freshness import Freshness, Reason, judge_clock
 from serving.key_reader import clock_command, decode_clock
+from serving.logs import Seldom
 from serving.redis_link import RedisReader, command
 
 _LAST_SEEN = ("last_impression_us", "last_click_us")
@@ -50,12 +52,19 @@ class OnlineFeatures:
         self._clock = clock_command(contract.name, CLOCK, AS_OF)
         self._unavailable: Counters = (None,) * len(contract.counter_columns)
         self._new: Counters = tuple(None if c in _LAST_SEEN else 0 for c in contract.counter_columns)
-        self._unreadable = False
+        self._unreadable = Seldom(log)
 
     async def read(
-        self, time: datetime, context: Mapping[str, RequestValue], candidates: Sequence[Mapping[str, RequestValue]]
+        self,
+        time: datetime,
+        context: Mapping[str, RequestValue],
+        candidates: Sequence[Mapping[str, RequestValue]],
+        seconds: float = math.inf,
     ) -> RawFeatures:
-        """Raw values at `time` (aware) of a checked request; a column that is not there is missing."""
+        """Raw values at `time` (aware) of a checked request; a column that is not there is missing.
+
+        seconds: what Redis has for its answer, if less than what it has for everybody's.
+        """
         time_us = (time - _EPOCH) // _MICROSECOND
         shared = self._canonical(context)
         rows = [shared | self._canonical(candidate) for candidate in candidates]
@@ -63,19 +72,16 @@ class OnlineFeatures:
         lookups = list(dict.fromkeys(lookup for row in wanted for lookup in row if lookup is not None))
         found: dict[Lookup, Counters] = {}
         # The clock is written last, so it is read first: counters read after it are at least as new as it says.
-        replies = await self._reader.ask([self._clock, *map(self._command, lookups)])
+        replies = await self._reader.ask([self._clock, *map(self._command, lookups)], seconds)
         if isinstance(replies, Reason):
             freshness = Freshness(False, replies)
         else:
             try:
                 freshness = judge_clock(decode_clock(replies[0]), time_us, max_age=self._max_age)
                 found = {lookup: self._counters(reply) for lookup, reply in zip(lookups, replies[1:], strict=True)}
-                self._unreadable = False
             except LayoutError as error:
                 freshness = Freshness(False, Reason.FEATURES_UNREADABLE)
-                if not self._unreadable:  # once: every request finds out
-                    log.warning("%s: %s", freshness.reason, error)
-                self._unreadable = True
+                self._unreadable.warning("%s: %s", freshness.reason, error)
         if not freshness.usable:
             found = {}
         counters = [[self._unavailable if x is None else found.get(x, self._unavailable) for x in row] for row in wanted]

@@ -3,9 +3,11 @@
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 
 _PLAIN = "%(asctime)s %(message)s"
+_SELDOM_S = 60.0
 
 
 class JsonLines(logging.Formatter):
@@ -24,6 +26,19 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             said["trace"] = self.formatException(record.exc_info)
         return json.dumps(said, ensure_ascii=False)
+
+
+class Seldom:
+    """A warning that every request may have cause to give: the first in a minute is written, metrics count them all."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger, self._next_s = logger, 0.0
+
+    def warning(self, message: str, *args: object) -> None:
+        now = time.monotonic()
+        if now >= self._next_s:
+            self._next_s = now + _SELDOM_S
+            self._logger.warning(message, *args)
 
 
 def say_on_stderr(*, json_lines: bool) -> None:

@@ -89,7 +89,7 @@ class Metrics(Collector):
         yield _counters("clickodds_served_log_dropped", said, "full", self.dropped)
         said = "The last request's time minus the features' clock; NaN where it was not read."
         yield GaugeMetricFamily("clickodds_feature_age_seconds", said, self._age.newest)
-        said = "From a change in Redis to its being served, for what the server keeps in memory; NaN where it keeps nothing."
+        said = "From Redis' word of the last changes to their being in memory; NaN until there are some."
         yield GaugeMetricFamily("clickodds_refresh_lag_seconds", said, self.refresh_lag.newest)
         champion = self._state.champion if self._state else None
         about = (champion.version, champion.bundle.identity, champion.bundle.kind) if champion else ("", "", "")

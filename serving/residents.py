@@ -7,7 +7,7 @@ found when all keys are read again: after every broken connection, and every few
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -44,11 +44,14 @@ class Listener(Protocol):
 class Residents:
     """`keys`: candidate-side keys by name. `listeners` are told of changes for as long as somebody else holds them.
 
-    Runs from `start` to `close`, and never raises.
+    Runs from `start` to `close`, and never raises. refreshed: is told, of each batch of written keys, the seconds from Redis'
+    naming the first of them until all were in memory.
     """
 
-    def __init__(self, contract: Contract, address: RedisAddress, *, limit: int, reconcile_s: float) -> None:
-        self._contract, self._address, self._reconcile_s = contract, address, reconcile_s
+    def __init__(
+        self, contract: Contract, address: RedisAddress, *, limit: int, reconcile_s: float, refreshed: Callable[[float], None]
+    ) -> None:
+        self._contract, self._address, self._reconcile_s, self._refreshed = contract, address, reconcile_s, refreshed
         candidate_side = [key for key in contract.keys if key_side(contract, key) == "candidate"]
         self.keys = {key: ResidentKey(KeyReader(contract, key), limit) for key in candidate_side}
         self._all = KeyReader(contract, ALL_KEY)
@@ -59,6 +62,7 @@ class Residents:
         self.listeners = WeakSet[Listener]()  # whoever is needed no more is told no more
         self._written: set[bytes] = set()
         self._told = asyncio.Event()
+        self._since_s: float | None = None  # when Redis named the first of `_written`
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._why = ""
@@ -119,10 +123,13 @@ class Residents:
         else:
             self._written.update(redis_key for table in self.keys.values() for redis_key in table.redis_keys)
             self._written.add(self._scope)
+        if self._since_s is None:
+            self._since_s = asyncio.get_running_loop().time()
         self._told.set()
 
     async def _read_written(self, link: RedisLink) -> None:
         """The clock first: what is read after it, in a second round where need be, is at least as new as it says."""
+        since_s, self._since_s = self._since_s, None
         clock_moved = self._scope in self._written
         self._written.discard(self._scope)
         everything, as_of_us = await self._read_clock(link) if clock_moved else (self.everything, self.as_of_us)
@@ -131,6 +138,8 @@ class Residents:
             await self._ask(link, [command("PING")])  # what was written before the clock has been told by now
             await self._read(link, self._taken())
             await self._publish(everything, as_of_us)
+        if since_s is not None:
+            self._refreshed(asyncio.get_running_loop().time() - since_s)
 
     def _taken(self) -> set[bytes]:
         """The written keys; the clock, written again meanwhile, stays for the next time."""
@@ -139,6 +148,7 @@ class Residents:
 
     async def _read_all(self, link: RedisLink) -> None:
         self._written.clear()
+        self._since_s = None
         everything, as_of_us = await self._read_clock(link)
         for key, columns in zip(self.keys, self._columns(), strict=False):
             found = set(self.keys[key].redis_keys)

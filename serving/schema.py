@@ -3,7 +3,7 @@
 The models' fields have neutral names and the contract's columns as aliases, so that no column's name can clash with pydantic.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -28,11 +28,12 @@ class RequestSchema:
         context = _columns_model("Context", of_request)
         candidate = _columns_model("Candidate", of_candidate)
         self._known = {"context": list(of_request), "candidates": list(of_candidate)}
+        length = Field(min_length=1, max_length=contract.limits.candidates)
         asked: dict[str, Any] = {
             "request_id": (_RequestId, ...),
             "time": (_Time, None),
             "context": (context, ...),
-            "candidates": (Annotated[list[candidate], Field(min_length=1, max_length=contract.limits.candidates)], ...),  # type: ignore[valid-type]
+            "candidates": (Annotated[list[candidate], length, AfterValidator(_distinct(contract))], ...),  # type: ignore[valid-type]
         }
         answered: dict[str, Any] = {
             "request_id": (str, ...),
@@ -92,6 +93,22 @@ def _columns_model(name: str, columns: Mapping[str, Column]) -> type[BaseModel]:
 def _prediction_model(contract: Contract) -> type[BaseModel]:
     fields: dict[str, Any] = {f"column_{i}": column_field(n, contract.columns[n]) for i, n in enumerate(contract.candidate)}
     return create_model("Prediction", __config__=_STRICT, ctr=(Annotated[float, Field(gt=0, lt=1)], ...), **fields)
+
+
+def _distinct(contract: Contract) -> Callable[[list[Any]], list[Any]]:
+    """A check that what names a candidate names no two of a request."""
+    of_candidate = list(contract.columns_of("candidate"))
+    fields = [f"column_{of_candidate.index(name)}" for name in contract.candidate]
+
+    def check(candidates: list[Any]) -> list[Any]:
+        first: dict[Any, int] = {}
+        for number, candidate in enumerate(candidates):
+            values = [getattr(candidate, field) for field in fields]
+            if (before := first.setdefault(tuple((type(value), value) for value in values), number)) != number:
+                raise fault(f"candidates {before} and {number} alike", f"no {' and '.join(contract.candidate)} twice")
+        return candidates
+
+    return check
 
 
 def _check_request_id(value: str) -> str:

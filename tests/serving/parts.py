@@ -17,6 +17,7 @@ from feature_repo.vectorize import Fitted
 from models.bundle import Bundle
 from models.lean import xgb
 from serving.fast_path import FastPath
+from serving.metrics import Metrics
 from serving.redis_address import parse_address
 
 AS_OF = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -125,6 +126,8 @@ def make_bundle(contract: Contract, **changes: Any) -> Bundle:
     return Bundle(**(values | changes))
 
 
-def make_fast_path(contract: Contract, address: str, settings: Serving, id_key: IdKey = ID_KEY) -> FastPath:
+def make_fast_path(
+    contract: Contract, address: str, settings: Serving, metrics: Metrics, id_key: IdKey = ID_KEY
+) -> FastPath:
     """As the server makes it."""
-    return FastPath(contract, id_key, parse_address(address), settings, compiled=COMPILED)
+    return FastPath(contract, id_key, parse_address(address), settings, metrics, compiled=COMPILED)

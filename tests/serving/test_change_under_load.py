@@ -20,7 +20,7 @@ BODY: dict[str, Any] = {
     "request_id": "r-1",
     "time": "2026-03-01T10:30:00Z",
     "context": {"user_id": "known", "placement_id": "placement_id-1"},
-    "candidates": [{"ad_id": "a7", "campaign_id": "c1"}, {"ad_id": "never seen", "campaign_id": "c1"}] * 5,
+    "candidates": [{"ad_id": ad, "campaign_id": "c1"} for ad in ("a7", *(f"never seen {number}" for number in range(9)))],
 }
 
 

@@ -16,7 +16,7 @@ from models.calibration import Calibrator
 from models.explanation import explained
 from models.ridge import Ridge
 from serving.app import PREDICT
-from serving.explain import EXPLAIN
+from serving.explain import EXPLAIN, MOST
 from tests.serving.installation import Installation
 from tests.serving.parts import AS_OF, ID_KEY, make_bundle, microseconds
 from tests.serving.test_change_under_load import BODY
@@ -69,7 +69,8 @@ def test_a_request_is_explained_as_it_is_answered(demo: Contract, tmp_path: Any,
         client.headers["authorization"] = "Bearer secret"
         answer = client.post(PREDICT, json=BODY).json()
         found = client.post(EXPLAIN, json=BODY).json()
-        assert client.post(EXPLAIN, json={**BODY, "candidates": BODY["candidates"] * 3}).status_code == 422
+        many = [{"ad_id": number, "campaign_id": "c1"} for number in range(MOST + 1)]
+        assert "at most 20" in client.post(EXPLAIN, json={**BODY, "candidates": many}).json()["detail"]
         away = client.post(EXPLAIN, json={**BODY, "time": "2020-01-01T00:00:00Z"}).json()
     assert [each["ctr"] for each in found["candidates"]] == [each["ctr"] for each in answer["predictions"]]
     assert [each["ad_id"] for each in found["candidates"]] == [each["ad_id"] for each in answer["predictions"]]

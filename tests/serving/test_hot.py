@@ -1,8 +1,9 @@
 """The hot route against the plain one: the same requests, the same Redis, the same bits."""
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -27,9 +28,11 @@ from serving.app import PREDICT, create_app
 from serving.fast_path import FastPath
 from serving.feast_layout import hash_field, redis_key
 from serving.features import OnlineFeatures, RawFeatures
+from serving.freshness import Reason
 from serving.hot import Served
 from serving.metrics import Metrics
 from serving.observer import observer
+from serving.redis_link import RedisReader
 from serving.served_log import LogLimits, ServedLog
 from serving.served_raw import ServedRaw
 from serving.state import InForce, ServingState
@@ -128,6 +131,7 @@ class Started(NamedTuple):
     in_force: InForce
     folder: Path
     log: ServedLog
+    metrics: Metrics
 
 
 Start = Callable[..., Started]
@@ -140,7 +144,8 @@ def start(serving_settings: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         def make(contract: Contract, bundle: Bundle, address: str, **changes: Any) -> Started:
             patient = {"redis_deadline_ms": 10_000.0, "residents": 1000}  # nobody is in a hurry, and the machine may be busy
             section = serving_settings.model_copy(update=patient | changes)
-            fast, metrics = make_fast_path(contract, address, section), Metrics()
+            metrics = Metrics()
+            fast = make_fast_path(contract, address, section, metrics)
             served_log = ServedLog(tmp_path, raw_schema(contract), LogLimits(1.0, 1 << 20, 1 << 30, 60), metrics)
             served: list[Served] = []
 
@@ -158,7 +163,7 @@ def start(serving_settings: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: 
             app = create_app(
                 contract=contract, in_force=in_force, fast=fast, settings=section, metrics=metrics, served_log=served_log
             )
-            return Started(stack.enter_context(TestClient(app)), served, fast, in_force, tmp_path, served_log)
+            return Started(stack.enter_context(TestClient(app)), served, fast, in_force, tmp_path, served_log, metrics)
 
         yield make
 
@@ -274,7 +279,8 @@ def test_changes_in_redis_show_soon(demo: Contract, redis_address: str, start: S
     draw = np.random.default_rng(9)
     entities = every_entity(demo, draw)
     fill(redis_address, demo, entities)
-    client, *_ = start(demo, exact_bundle(demo), redis_address)
+    started = start(demo, exact_bundle(demo), redis_address)
+    client = started.client
     request = random_request(demo, draw)
     request["candidates"] = [{"ad_id": "ad_id-1", "campaign_id": "never"}, {"ad_id": "new one", "campaign_id": "never"}]
 
@@ -287,8 +293,29 @@ def test_changes_in_redis_show_soon(demo: Contract, redis_address: str, start: S
     counters: dict[str, int | None] = dict.fromkeys(demo.counter_columns, 900_000)
     for entity in (("ad", ("ad_id-1",)), ("ad", ("new one",)), ("campaign", ("never",)), (ALL_KEY, ())):
         fill(redis_address, demo, {entity: counters})
-        assert _eventually(same) < 5, "a second, on a machine that is not busy"
+        _eventually(same)
     assert client.post(PREDICT, json=request, headers=HOT).json() != before
+    assert 0 < started.metrics.refresh_lag.newest < 20
+
+
+@pytest.mark.parametrize("headers", [HOT, PLAIN])
+def test_a_request_may_give_redis_less_time(
+    demo: Contract, start: Start, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    async def late(reader: RedisReader, commands: Sequence[bytes], seconds: float = math.inf) -> Reason:
+        given.append(seconds)
+        return Reason.REDIS_LATE
+
+    monkeypatch.setattr(RedisReader, "ask", late)
+    draw, client = np.random.default_rng(14), start(demo, exact_bundle(demo), f"127.0.0.1:{free_port()}").client
+    for ms in ("5", "9000"):
+        answer = client.post(PREDICT, json=random_request(demo, draw), headers=headers | {"x-deadline-ms": ms})
+        assert answer.json()["reasons"] == ["redis_late"]
+    assert given[0] <= 0.005 < 1 < given[1]
+    refused = client.post(PREDICT, json=random_request(demo, draw), headers=headers | {"x-deadline-ms": "soon"})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "header.x-deadline-ms")
 
 
 @pytest.mark.parametrize(

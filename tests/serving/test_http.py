@@ -33,7 +33,7 @@ BODY: dict[str, Any] = {
     "candidates": [
         {"ad_id": "a7", "campaign_id": "c1"},
         {"ad_id": 12, "campaign_id": True},
-        {"ad_id": "a7", "campaign_id": "c1"},
+        {"ad_id": "never seen", "campaign_id": "c1"},
     ],
 }
 HALF_PAST = AS_OF + timedelta(minutes=30)
@@ -51,9 +51,9 @@ def serve(demo: Contract, champion: Champion, serving_settings: Serving, tmp_pat
             in_force: InForce | None = None, log_share: float = 0.0, **changes: Any,
         ) -> TestClient:  # fmt: skip
             section = serving_settings.model_copy(update=changes)
-            fast = make_fast_path(contract, redis or f"127.0.0.1:{free_port()}", section, id_key)
-            state = in_force or InForce(ServingState(contract.hash, id_key.fingerprint, champion))
             metrics = Metrics()
+            fast = make_fast_path(contract, redis or f"127.0.0.1:{free_port()}", section, metrics, id_key)
+            state = in_force or InForce(ServingState(contract.hash, id_key.fingerprint, champion))
             served_log = ServedLog(tmp_path, raw_schema(contract), LogLimits(log_share, 1000, 1 << 20, 60), metrics)
             app = create_app(
                 contract=contract, in_force=state, fast=fast, settings=section, metrics=metrics, served_log=served_log
@@ -93,14 +93,15 @@ def test_an_answer_equals_the_bundle_s_to_the_bit_in_the_order_asked(
     a7 = {"ad__impressions_1d": 100, "ad__clicks_1d": 9, "ad__impressions_7d": 700, "ad__clicks_7d": 50}
     crossed = {"user_campaign__impressions_7d": 7, "user_campaign__clicks_7d": 2}
     known = _demo_row(demo, "a7", "c1", **a7, **crossed)
-    expected = champion.bundle.probabilities(_raw(demo, [known, _demo_row(demo, "12", "true"), known])).tolist()
+    new = _demo_row(demo, "never seen", "c1", **crossed)
+    expected = champion.bundle.probabilities(_raw(demo, [known, _demo_row(demo, "12", "true"), new])).tolist()
     assert response.status_code == 200
     assert response.json() == {
         "request_id": "r-1",
         "model_version": "7",
         "degraded": False,
         "reasons": [],
-        "predictions": [{"ad_id": ad, "ctr": ctr} for ad, ctr in zip(["a7", 12, "a7"], expected, strict=True)],
+        "predictions": [{"ad_id": ad, "ctr": ctr} for ad, ctr in zip(["a7", 12, "never seen"], expected, strict=True)],
     }
     assert expected[0] != expected[1]
     RequestSchema(demo).answer.model_validate(response.json())
@@ -109,7 +110,7 @@ def test_an_answer_equals_the_bundle_s_to_the_bit_in_the_order_asked(
 def test_without_redis_there_is_an_answer_that_says_so(serve: Serve, demo: Contract, champion: Champion) -> None:
     answer = serve().post(PREDICT, json=BODY).json()
     own = {"user_id": ID_KEY.digest("known"), "placement_id": "placement_id-1", "age": 33.0}
-    rows = [own | {"ad_id": ad, "campaign_id": campaign} for ad, campaign in (("a7", "c1"), ("12", "true"), ("a7", "c1"))]
+    rows = [own | {"ad_id": ad, "campaign_id": campaign} for ad, campaign in (("a7", "c1"), ("12", "true"), ("never seen", "c1"))]
     assert (answer["degraded"], answer["reasons"]) == (True, ["redis_unavailable"])
     assert [p["ctr"] for p in answer["predictions"]] == champion.bundle.probabilities(_raw(demo, rows)).tolist()
 
@@ -169,9 +170,9 @@ def test_wrong_fields_are_a_422_that_names_each(serve: Serve) -> None:
 
 def test_too_many_candidates_are_a_422(serve: Serve, demo: Contract) -> None:
     client = serve()
-    candidate = BODY["candidates"][0]
-    assert client.post(PREDICT, json=BODY | {"candidates": [candidate] * demo.limits.candidates}).status_code == 200
-    response = client.post(PREDICT, json=BODY | {"candidates": [candidate] * (demo.limits.candidates + 1)})
+    candidates = [{"ad_id": number, "campaign_id": "c1"} for number in range(demo.limits.candidates + 1)]
+    assert client.post(PREDICT, json=BODY | {"candidates": candidates[1:]}).status_code == 200
+    response = client.post(PREDICT, json=BODY | {"candidates": candidates})
     assert response.status_code == 422
     assert response.json()["errors"] == [{"field": "candidates", "found": "201 candidates", "expected": "at most 200"}]
 

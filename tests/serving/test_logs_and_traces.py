@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from conf.settings import SettingsError
 from serving.door import Admission, Door
 from serving.keys import Keys
-from serving.logs import JsonLines
+from serving.logs import JsonLines, Seldom
 from serving.metrics import Metrics
 from serving.traces import ENDPOINT, Traced, traced_if_configured
 
@@ -33,6 +33,17 @@ def test_a_line_is_one_object_with_the_request_and_the_trace() -> None:
     assert (said["message"], said["level"], said["request_id"]) == ("line one\nline two", "error", "r-1")
     assert "ValueError: why" in said["trace"]
     assert said["time"].endswith("+00:00")
+
+
+def test_what_every_request_finds_is_said_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    seldom = Seldom(logging.getLogger("clickodds.serving"))
+    for now_s in (1000.0, 1001.0, 1059.9, 1060.0, 1061.0):  # read by the clock
+        seldom.warning("at %g", now_s)
+    assert [record.getMessage() for record in caplog.records] == ["at 1000", "at 1060"]
 
 
 async def _broken(scope: Any, receive: Any, send: Any) -> None:
