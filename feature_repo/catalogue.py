@@ -13,7 +13,7 @@ from conf.contract import Contract
 
 EVENT_TIMESTAMP = "event_timestamp"
 
-Kind = Literal["log_ratio", "log_impressions", "category", "number", "hour_of_day", "day_of_week"]
+Kind = Literal["log_ratio", "log_impressions", "category", "number", "hour_of_day", "day_of_week", "level"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,12 @@ def raw_counter(key: str, counter: str) -> str:
 
 
 def catalogue(contract: Contract) -> tuple[Feature, ...]:
-    """Features in the model's order: time of day and week, context columns, then each key and window.
+    """Features in the model's order: time of day and week, context columns, each key and window, and the level.
 
-    Ids enter through their counters alone. The empty key is the prior of the others' rates and no feature: how many impressions
-    there were of everything tells the date, and trees that learn the date are wrong on the next. Last-seen times are stored but
-    no feature either: on one real log of three they cost 0.015 to 0.025 of normalized entropy (docs/adr/0004-features.md).
+    Ids enter through their counters alone. The empty key is the prior of the others' rates, and its own rate is the level, the
+    last feature, which trees never see (models/level.py): it tells the date, and trees that learn the date are wrong on the next.
+    Last-seen times are stored but no feature either: on one real log of three they cost 0.015 to 0.025 of normalized entropy
+    (docs/adr/0004-features.md).
     """
     features = [Feature("hour_of_day", "hour_of_day"), Feature("day_of_week", "day_of_week")]
     for name, column in contract.columns.items():
@@ -47,7 +48,7 @@ def catalogue(contract: Contract) -> tuple[Feature, ...]:
         for window in contract.window_hours:
             features.append(Feature(f"{key}__log_ratio_{window}", "log_ratio", key=key, window=window))
             features.append(Feature(f"{key}__log_impressions_{window}", "log_impressions", key=key, window=window))
-    return tuple(features)
+    return (*features, Feature("level", "level", window=contract.longest_window))
 
 
 def raw_schema(contract: Contract) -> pa.Schema:

@@ -109,6 +109,9 @@ def _values(feature: Feature, raw: pa.RecordBatch, prior: Float64, fitted: Fitte
             return _local_quarter_hours(raw, fitted.zone) // 4 % 24
         case "day_of_week":  # 0 is Monday; the epoch's first day was a Thursday
             return (_local_quarter_hours(raw, fitted.zone) // 96 + 3) % 7
+        case "level":
+            known = ~np.isnan(_floats(raw, raw_counter(ALL_KEY, f"impressions_{feature.window}")))
+            return np.where(known, np.log(prior / (1 - prior)), np.nan)
 
 
 def _floats(raw: pa.RecordBatch, name: str) -> Float64:

@@ -11,7 +11,7 @@ from conf.contract import Contract
 from conf.settings import Train
 from feature_repo.catalogue import Feature
 from feature_repo.vectorize import vectorize
-from models.assembly import assembled, counters_of, fit_model
+from models.assembly import assembled, counters_of, fit_model, with_level
 from models.bundle import Bundle
 from models.evaluation import Answer, Float64
 from models.fitting import fit_state
@@ -22,7 +22,7 @@ from models.shards import Shard, sharded
 from models.split import Slice
 from models.workers import on_workers
 
-CONTEXT, TIME = "context", "time of day and week"
+CONTEXT, TIME, LEVEL = "context", "time of day and week", "level"
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Variant:
 
 
 def feature_groups(features: Sequence[Feature]) -> dict[str, tuple[int, ...]]:
-    """Group -> positions in the vector: each key, the context columns, time of day and week."""
+    """Group -> positions in the vector: each key, the context columns, time of day and week, the level."""
 
     def group(feature: Feature) -> str:
-        return feature.key or (CONTEXT if feature.column else TIME)
+        return feature.key or (LEVEL if feature.kind == LEVEL else CONTEXT if feature.column else TIME)
 
     names = dict.fromkeys(group(feature) for feature in features)
     return {name: tuple(n for n, feature in enumerate(features) if group(feature) == name) for name in names}
@@ -66,6 +66,7 @@ def fit_variants(
             vectors[:, list(variant.without)] = np.nan
             counters = [n for n in counters_of(fitted.features) if n not in variant.without]
             parts = fit_model(some.with_vectors(vectors), choice, alone, counters)
+            parts = with_level(parts, shard, masks.hidden)
             fits |= {f"{number} {name}": data for name, data in parts.items()}
         return fits
 

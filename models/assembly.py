@@ -14,6 +14,7 @@ from models.absence import absences, from_json, to_json
 from models.boosting import Kept, Start, boost
 from models.bundle import Bundle
 from models.lean import xgb
+from models.level import level_term
 from models.masking import Masks
 from models.merging import merge
 from models.ridge import Ridge, fit_ridge
@@ -23,7 +24,7 @@ from models.shards import Shard
 Float64 = npt.NDArray[np.float64]
 
 _COUNTERS = ("log_ratio", "log_impressions")
-_TREES, _RIDGE, _ABSENCES = "trees", "ridge", "absences"
+_TREES, _RIDGE, _LEVEL, _ABSENCES = "trees", "ridge", "level", "absences"
 
 
 def counters_of(features: Sequence[Feature]) -> list[int]:
@@ -47,6 +48,11 @@ def fit_model(
     return made
 
 
+def with_level(made: Mapping[str, bytes], shard: Shard, columns: Sequence[int]) -> dict[str, bytes]:
+    """The parts, and what follows the level. shard: whole rows. By all workers together."""
+    return {**made, _LEVEL: json.dumps(level_term(shard, columns).to_dict()).encode()}
+
+
 def with_absences(made: Mapping[str, bytes], shard: Shard, masks: Masks, negatives: float) -> dict[str, bytes]:
     """The parts, and what the model lacks without a key. shard: whole rows. By all workers together."""
     boosters = _boosters(made)
@@ -65,15 +71,18 @@ def grown(made: Mapping[str, bytes], start: Bundle) -> bytes:
     return merge(_boosters(made), names=start.fitted.names, onto=start.booster)
 
 
-def assembled(made: Mapping[str, bytes], fitted: Fitted, negatives: float) -> tuple[bytes, Ridge | None]:
-    """The trees as one Booster, and the ridge regression: their margins add up to the model's.
+def assembled(made: Mapping[str, bytes], fitted: Fitted, negatives: float) -> tuple[bytes, Ridge]:
+    """The trees as one Booster, and the ridge regression with the level's term: their margins add up to the model's.
 
     negatives: the share of rows without a click that were trained on: its log is the whole correction, in trees as in ridge.
     """
     share = 0.5 if _RIDGE in made else 1.0
     lacks = from_json(made[_ABSENCES]) if _ABSENCES in made else ()
     trees = merge(_boosters(made), base_rate=fitted.base_rate, names=fitted.names, share=share, absences=lacks)
-    return trees, Ridge.from_dict(json.loads(made[_RIDGE])).scaled(share, share * ln(negatives)) if _RIDGE in made else None
+    level = Ridge.from_dict(json.loads(made[_LEVEL]))
+    if _RIDGE not in made:
+        return trees, level
+    return trees, Ridge.from_dict(json.loads(made[_RIDGE])).scaled(share, share * ln(negatives)).plus(level)
 
 
 def _boosters(made: Mapping[str, bytes]) -> list[xgb.Booster]:

@@ -18,6 +18,7 @@ from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter
 from feature_repo.vectorize import Fitted, Float32, prior_rate, smoothed_rate, vectorize
 from models.calibration import FARTHEST
 from models.lean import xgb
+from models.level import level_of
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -28,7 +29,7 @@ _LEAF_TREES, _LEAF_DEPTH = 60, 4
 
 @dataclass(frozen=True)
 class Rows:
-    """Raw rows with labels, by rising time. vectors: of the same rows, (rows, features)."""
+    """Raw rows with labels, by rising time. vectors: of the same rows, (rows, features), as trees see them: without the level."""
 
     raw: pa.RecordBatch
     vectors: Float32
@@ -38,7 +39,9 @@ class Rows:
     def of(cls, raw: pa.Table, fitted: Fitted) -> "Rows":
         """From a table, not empty, with `raw_schema`, label and impression_id."""
         batch = raw.sort_by([(EVENT_TIMESTAMP, "ascending"), ("impression_id", "ascending")]).combine_chunks().to_batches()[0]
-        return cls(batch, vectorize(batch, fitted), np.asarray(batch.column("label"), dtype=np.int8))
+        vectors = vectorize(batch, fitted)
+        vectors[:, list(level_of(fitted.features))] = np.nan
+        return cls(batch, vectors, np.asarray(batch.column("label"), dtype=np.int8))
 
     def first(self, rows: int) -> "Rows":
         return self._cut(0, rows)

@@ -58,6 +58,8 @@ def _described(feature: Feature, contract: Contract) -> str:
             counted = " x ".join(contract.keys[feature.key])
             what = "click rate" if feature.kind == "log_ratio" else "impressions"
             return f"{what} of {counted}, last {feature.window}"
+        case "level":
+            return f"click rate of everything, last {feature.window}"
         case "hour_of_day" | "day_of_week":
             return feature.name.replace("_", " ")
         case _:

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.contract import Contract
-from models.intervals import GROUPS, Sums, interval, ratio_of
+from models.intervals import GROUPS, Sums, interval, ratio_interval, ratio_of
 from models.slicing import Slicer, slices
 
 Float64 = npt.NDArray[np.float64]
@@ -135,7 +135,7 @@ def qualities(sums: Mapping[tuple[str, str], Sums], answer: str = OURS, *, large
 
 def _ratio_interval(of: Sums, answer: str, level: float) -> tuple[float, float]:
     if of["wy"].sum():
-        return interval(of, ratio_of(f"p {answer}", "wy"), level=level)
+        return ratio_interval(of, f"p {answer}", "wy", level=level)
     predicted = float(of[f"p {answer}"].sum())
     return predicted / -math.log((1 - level) / 2), predicted / -math.log((1 + level) / 2)
 

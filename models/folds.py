@@ -14,7 +14,9 @@ from conf.settings import Train, TreePreset
 from models.boosting import Start, matrix_of, parameters_of
 from models.collective import total
 from models.lean import xgb
+from models.level import level_term
 from models.masking import Masks, masked
+from models.ridge import Ridge
 from models.shards import Shard
 
 Float64 = npt.NDArray[np.float64]
@@ -22,16 +24,21 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fold:
-    """train: rows before the cut, masked as training masks them. later: rows from the cut on, whole."""
+    """train: rows before the cut, masked as training masks them. later: rows from the cut on, whole. level: of those before."""
 
     train: Shard
     later: Shard
+    level: Ridge
 
 
 def folds_of(shard: Shard, cuts: Sequence[int], masks: Masks) -> list[Fold]:
     """A fold for each cut but the last, scored up to the next. cuts: event times by rise, microseconds since the epoch."""
     beginning = np.iinfo(np.int64).min
-    return [Fold(masked(shard.between(beginning, cut), masks), shard.between(cut, until)) for cut, until in pairwise(cuts)]
+    before = [shard.between(beginning, cut) for cut in cuts[:-1]]
+    return [
+        Fold(masked(earlier, masks), shard.between(cut, until), level_term(earlier, masks.hidden))
+        for earlier, (cut, until) in zip(before, pairwise(cuts), strict=True)
+    ]
 
 
 def sampled(shard: Shard, rows: int) -> Shard:

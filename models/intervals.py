@@ -3,6 +3,7 @@
 Sums of a few hundred groups are all that leaves the workers, whatever the size of the log. Source: Wolter 2007, random groups.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from statistics import NormalDist
@@ -29,6 +30,12 @@ def interval(sums: Sums, figure: Callable[[Sums], Float64], *, level: float = 0.
     with np.errstate(divide="ignore", invalid="ignore"):
         figures = np.asarray(figure({name: draws @ values for name, values in sums.items()}), dtype=np.float64)
     return spread_of(figures, level)
+
+
+def ratio_interval(sums: Sums, upper: str, lower: str, *, level: float = 0.95) -> tuple[float, float]:
+    """That of a ratio of two positive sums, stretched on its logarithm, which is nearer to a normal than the ratio is."""
+    low, high = interval(sums, lambda drawn: np.log(drawn[upper] / drawn[lower]), level=level)
+    return math.exp(low), math.exp(high)
 
 
 def spread_of(figures: Float64, level: float = 0.95) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from feature_repo.vectorize import Fitted
+from models.level import level_of
 from models.shards import Shard
 
 
@@ -18,12 +19,14 @@ from models.shards import Shard
 class Masks:
     """share: of the rows that lose a key, for each key; as many lose all of them, and as many have "other" in a category.
 
-    columns: key -> its positions in the vector. others: position of a category -> its code for "other".
+    columns: key -> its positions in the vector. others: position of a category -> its code for "other". hidden: positions
+    that are missing in every row.
     """
 
     share: float
     columns: Mapping[str, tuple[int, ...]]
     others: Mapping[int, float] = field(default_factory=dict)
+    hidden: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, fitted: Fitted, share: float) -> Self:
@@ -32,14 +35,16 @@ class Masks:
         keys = dict.fromkeys(feature.key for feature in features if feature.key)
         columns = {key: tuple(n for n, feature in enumerate(features) if feature.key == key) for key in keys}
         categories = {n: feature.column for n, feature in enumerate(features) if feature.kind == "category"}
-        return cls(share, columns, {n: float(len(fitted.vocabularies[name])) for n, name in categories.items()})
+        others = {n: float(len(fitted.vocabularies[name])) for n, name in categories.items()}
+        return cls(share, columns, others, level_of(features))
 
 
 def masked(shard: Shard, masks: Masks) -> Shard:
     """The shard with features missing or "other" where its rows' ids say so: of one key, of all, of one category, or of none."""
-    if not masks.share:
-        return shard
     vectors = shard.vectors.copy()
+    vectors[:, list(masks.hidden)] = np.nan
+    if not masks.share:
+        return shard.with_vectors(vectors)
     place = shard.uniform("mask") / masks.share
     groups = [*masks.columns.values()]
     groups.append(tuple(n for columns in masks.columns.values() for n in columns))

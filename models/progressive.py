@@ -22,7 +22,7 @@ from models.ablation import Variant, feature_groups, fit_variants, withheld
 from models.bundle import Bundle
 from models.costs import costs
 from models.evaluation import CONSTANT, OURS, Answer, constant, frequent, qualities, slice_sums
-from models.intervals import Sums, interval, ratio_of
+from models.intervals import Sums, interval, ratio_interval, ratio_of
 from models.ranking import Ranked, gain, gauc, order_figures, ranked
 from models.selection import Choice
 from models.slicing import DAY_US, days_since, undivided
@@ -120,7 +120,7 @@ def _figures(sums: Sums, level: float, answer: str = OURS) -> dict[str, Any]:
     total = {name: float(column.sum()) for name, column in sums.items()}
 
     def figure(upper: str, lower: str) -> Figure:
-        return (total[upper] / total[lower], *interval(sums, ratio_of(upper, lower), level=level))
+        return (total[upper] / total[lower], *ratio_interval(sums, upper, lower, level=level))
 
     found: dict[str, Any] = {
         "rows": int(total["rows"]), "clicks": int(total["clicks"]), "logloss": figure(f"loss {answer}", "w"),

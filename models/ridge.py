@@ -58,6 +58,10 @@ class Ridge:
         intercept = share * self.intercept + shift
         return type(self)(self.columns, self.means, self.scales, weights, missing, intercept)
 
+    def plus(self, other: Self) -> Self:
+        """The sum of two regressions that share no column."""
+        return type(self)(**{name: mine + getattr(other, name) for name, mine in vars(self).items()})
+
     def to_dict(self) -> dict[str, Any]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 

@@ -66,13 +66,15 @@ def choose(
         return Choice(next(iter(recipe.presets)), rounds_blind, strength_blind, Calibrator(), 0, {})
     labels = np.concatenate([fold.later.labels for fold in folds])
     number = np.concatenate([np.full(len(fold.later), n) for n, fold in enumerate(folds)])
+    # what a model goes on from has its level already
+    level = np.zeros(len(labels)) if start else np.concatenate([fold.level.log_odds(fold.later.vectors) for fold in folds])
     scored: dict[tuple[str, float | None], Float64] = {}
     rounds: dict[str, int] = {}
     ridges = _ridge_margins(folds, counters, recipe.ridge_strengths) if start is None else {}
     for name, of_trees in recipe.presets.items():
         rounds[name], trees = _tree_margins(folds, of_trees, recipe, start)
-        scored[name, None] = trees
-        scored |= {(name, strength): (trees + ridge) / 2 for strength, ridge in ridges.items()}
+        scored[name, None] = trees + level
+        scored |= {(name, strength): (trees + ridge) / 2 + level for strength, ridge in ridges.items()}
     losses = {chosen: _logloss(margins, labels) for chosen, margins in scored.items()}
     preset, strength = min(losses, key=lambda chosen: losses[chosen])
     margins = scored[preset, strength] + np.log(negatives)

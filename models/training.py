@@ -20,7 +20,7 @@ from conf.errors import DataError
 from conf.settings import Train
 from feature_repo.catalogue import raw_schema
 from models import golden
-from models.assembly import assembled, counters_of, fit_model, grown, with_absences
+from models.assembly import assembled, counters_of, fit_model, grown, with_absences, with_level
 from models.boosting import Kept, Start
 from models.bundle import Bundle
 from models.evaluation import CONSTANT, OURS, constant, frequent, qualities, slice_sums
@@ -137,8 +137,8 @@ def fit_part(
         chosen = how if isinstance(how, Choice) else choose(shard, recipe, how, masks, counters, negatives, onto)
         purpose = json.dumps([part.until_us, fitted.to_dict(), start.identity if start else None], sort_keys=True)
         model = fit_model(masked(shard, masks), chosen, recipe, counters, kept=kept, purpose=purpose, start=onto)
-        if start is None:  # else they are among the trees it goes on from
-            model = with_absences(model, shard, masks, negatives)
+        if start is None:  # else both are in what it goes on from
+            model = with_level(with_absences(model, shard, masks, negatives), shard, masks.hidden)
         return {_CHOICE: json.dumps(chosen.to_dict()).encode(), **model}
 
     shards = sharded(rows.where(part.within()), fitted, recipe.num_workers)

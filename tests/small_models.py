@@ -10,8 +10,11 @@ from feature_repo.vectorize import Fitted, vectorize
 from models.assembly import counters_of
 from models.bundle import Bundle
 from models.lean import xgb
+from models.level import level_of, level_term
+from models.masking import Masks, masked
 from models.merging import merge
 from models.ridge import fit_ridge
+from models.shards import Shard
 from models.split import Slice, Split
 
 
@@ -23,9 +26,12 @@ def small_bundle(contract: Contract, table: pa.Table) -> Bundle:
              for name, column in contract.columns.items() if column.type == "category"}  # fmt: skip
     fitted = Fitted.of(contract, base_rate=float(labels.mean()), strength=20.0, vocabularies=words)
     vectors = vectorize(raw, fitted)
+    shard = Shard(vectors, labels, np.zeros(len(labels), np.int64), np.zeros(len(labels), np.uint64))
+    vectors = masked(shard, Masks.of(fitted, 0.0)).vectors
     parameters = {"objective": "binary:logistic", "max_depth": 3, "eta": 0.2, "nthread": 1, "base_score": fitted.base_rate}
     booster = xgb.train(parameters, xgb.DMatrix(vectors, labels), 15)
     ridge = fit_ridge(vectors, labels, counters_of(fitted.features), [0.01])[0].scaled(0.5, 0.0)
+    ridge = ridge.plus(level_term(shard, level_of(fitted.features)))
     trees = merge([booster], base_rate=fitted.base_rate, names=fitted.names, share=0.5)
     return Bundle("trees", contract.hash, "key", fitted, trees=trees, ridge=ridge)
 

@@ -54,8 +54,10 @@ def test_each_row_loses_one_key_all_a_category_or_none(demo_contract: Contract) 
         alone = (lost[key][:, 0] & (count == 1)).sum()
         assert alone == pytest.approx(1_000, abs=150)
     assert (count == len(lost)).sum() == pytest.approx(1_000, abs=150)
-    context = [n for n, feature in enumerate(features) if not feature.key]
+    context = [n for n, feature in enumerate(features) if not feature.key and feature.kind != "level"]
     assert not missing[:, context].any()
+    assert missing[:, masks.hidden].all(), "trees never see the level"
+    assert len(masks.hidden) == 1
     assert len(masks.others) == len(words) > 1
     other = np.stack([vectors[:, n] == code for n, code in masks.others.items()])
     assert other.sum(axis=1).tolist() == pytest.approx([1_000] * len(words), abs=150)
