@@ -22,7 +22,7 @@ from serving.request_plan import Plan
 from serving.resident_key import NEW, UNAVAILABLE
 from serving.residents import Residents
 from serving.scorer import Rows, Scorer, make_scorer
-from serving.sides import Sides
+from serving.sides import LEVEL, Part, Sides
 from serving.vectors import PartVectors
 
 _TOGETHER = 200  # rows that are made in one go: about a millisecond in which no request is answered
@@ -31,11 +31,15 @@ _REMEMBERED = 100_000
 
 @dataclass(frozen=True)
 class Kept:
-    """What moves with the hour: rows made with one prior, which follows from `everything`, and the clock that vouches for it."""
+    """What moves with the hour: rows made with one prior, which follows from `everything` as the level does, and their clock.
+
+    level: one value for each feature of the kind.
+    """
 
     scorer: Scorer
     everything: Float64
     prior: float
+    level: list[float]
     as_of_us: int | None
 
 
@@ -61,7 +65,8 @@ class CandidateRows:
         self._base = np.array(base[:-1], dtype=np.intp)[:, None]
         self._number = {name: n for n, name in enumerate([*sides.residents, *sides.crosses])}
         nothing = np.full(len(counters), np.nan)
-        self.kept = Kept(make_scorer(bundle, sides.parts, base[-1]), nothing, self._batches.prior(nothing), None)
+        self._level = Part.of([(n, f) for n, f in enumerate(sides.request.features) if f.kind == LEVEL])
+        self.kept = self._keep(make_scorer(bundle, sides.parts, base[-1]), nothing, None)
         self._next: Kept | None = None
         self._publishing = asyncio.Lock()
 
@@ -82,12 +87,16 @@ class CandidateRows:
         async with self._publishing:
             kept = self.kept
             if self._batches.prior(everything) == kept.prior:
-                self.kept = Kept(kept.scorer, everything, kept.prior, as_of_us)
+                self.kept = self._keep(kept.scorer, everything, as_of_us)
             else:
                 await self._fill(everything, as_of_us)
 
+    def _keep(self, scorer: Scorer, everything: Float64, as_of_us: int | None) -> Kept:
+        level = self._batches.of_level(self._level, everything).tolist()
+        return Kept(scorer, everything, self._batches.prior(everything), level, as_of_us)
+
     async def _fill(self, everything: Float64, as_of_us: int | None) -> None:
-        fresh = Kept(self.kept.scorer.emptied(), everything, self._batches.prior(everything), as_of_us)
+        fresh = self._keep(self.kept.scorer.emptied(), everything, as_of_us)
         special = np.array([np.full(len(everything), np.nan), np.zeros(len(everything))])
         for number, vectors_of in enumerate(self._crosses):
             self._write(fresh, len(self._room) + number, vectors_of(special, fresh.prior), np.arange(2))

@@ -99,14 +99,18 @@ class Engine:
     def _margins(self, plan: Plan, replies: Sequence[Any] | None, usable: bool, time_us: int) -> Float64:
         rows = self._rows.rows(plan, replies, usable)
         kept = self._rows.kept
-        return kept.scorer.margins(self._request(plan, replies if usable else None, kept.prior, time_us), rows)
+        level = kept.level if usable else [_MISSING] * len(kept.level)
+        return kept.scorer.margins(self._request(plan, replies if usable else None, kept.prior, level, time_us), rows)
 
-    def _request(self, plan: Plan, replies: Sequence[Any] | None, prior: float, time_us: int) -> Float32:
+    def _request(
+        self, plan: Plan, replies: Sequence[Any] | None, prior: float, level: Sequence[float], time_us: int
+    ) -> Float32:  # fmt: skip
         """(features,) of the request's part."""
         row: list[float] = []
         for reader, place in zip(self._planner.request_keys.values(), plan.request, strict=True):
             row += reader.unavailable if place is None or replies is None else reader.row(replies[place])
         row += self._of_time(time_us)
+        row += level
         for column, place, codes in self._direct:
             if codes is None:
                 value = plan.context[place]

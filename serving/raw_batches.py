@@ -24,6 +24,11 @@ class PartBatches:
         """What rates are compared with; everything: (counters,) of the key `all`."""
         return float(prior_rate(pa.record_batch(self._columns(ALL_KEY, everything[None])), self._fitted)[0])
 
+    def of_level(self, part: Part, everything: Float64) -> Float32:
+        """(features,) of a part that asks for the level alone."""
+        vector: Float32 = self._vectors(part, self._columns(ALL_KEY, everything[None]))[0]
+        return vector
+
     def of_key(self, part: Part, key: str, counters: Float64, everything: Float64) -> Float32:
         """(rows, features) of a key's part; counters: (rows, counters)."""
         shared = np.broadcast_to(everything, counters.shape)

@@ -11,13 +11,13 @@ from conf.contract import Contract
 from feature_repo.catalogue import Feature
 from feature_repo.vectorize import Fitted
 
-TIMES = ("hour_of_day", "day_of_week")
+TIMES, LEVEL = ("hour_of_day", "day_of_week"), "level"
 _MANY = range(4096)  # values of a category that are not worth a row of the scorer's each
 
 
 @dataclass(frozen=True)
 class Part:
-    """Features in the order log_ratio, log_impressions, times, other direct values; `positions` are theirs in the vector."""
+    """Features in the order log_ratio, log_impressions, times, level, others; `positions` are theirs in the vector."""
 
     features: tuple[Feature, ...]
     positions: tuple[int, ...]
@@ -25,8 +25,8 @@ class Part:
     @classmethod
     def of(cls, chosen: Sequence[tuple[int, Feature]]) -> "Part":
         """Of positions and features in any order."""
-        order = {"log_ratio": 0, "log_impressions": 1} | dict.fromkeys(TIMES, 2)
-        ordered = sorted(chosen, key=lambda one: order.get(one[1].kind, 3))
+        order = {"log_ratio": 0, "log_impressions": 1} | dict.fromkeys(TIMES, 2) | {LEVEL: 3}
+        ordered = sorted(chosen, key=lambda one: order.get(one[1].kind, 4))
         return cls(tuple(f for _, f in ordered), tuple(p for p, _ in ordered))
 
 
