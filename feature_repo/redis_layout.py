@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conf.contract import ALL_KEY, SCOPE
+from conf.errors import DataError
 from feature_repo.byte_matrix import Mask, Piece, constant, decimal, fixed, joined, texts, total_lengths, varint
 
 AT = "at_us"  # column of a batch: the row's time, microseconds since 1970
@@ -25,7 +26,7 @@ _MATRIX_BYTES = 1 << 20  # of one part of the work: it should stay in the proces
 _FRAME = 32  # bytes about that a column takes besides its text
 
 
-class LayoutError(ValueError):
+class LayoutError(DataError):
     """Bytes that are not Feast's, or rows that Feast's layout cannot hold; the text shows them."""
 
 
@@ -43,6 +44,19 @@ def key_prefix(join_keys: list[str]) -> bytes:
     """How every key of these join keys begins, whatever the project."""
     names = [struct.pack("<II", _STRING, len(name.encode())) + name.encode() for name in sorted(join_keys)]
     return struct.pack("<I", len(names)) + b"".join(names)
+
+
+def project_of(key: bytes) -> bytes:
+    """The project at a Redis key's end; empty where the key is not of this layout."""
+    try:
+        (names,) = struct.unpack_from("<I", key)
+        at = 4
+        for _ in range(2 * names):  # names, then values
+            _, length = struct.unpack_from("<II", key, at)
+            at += 8 + length
+    except struct.error:
+        return b""
+    return key[at:]
 
 
 def hash_field(view: str, feature: str) -> bytes:
