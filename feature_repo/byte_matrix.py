@@ -1,4 +1,4 @@
-"""Byte strings of many rows at once: pieces are rows x width matrices of bytes with a mask of what counts, joined by one selection.
+"""Byte strings of many rows at once: matrices of bytes, rows x width, with masks of what counts, joined by one selection.
 
 A row's string is the bytes of its pieces, one after the other, where the masks are set. What is the same in every row is a piece
 of one row. No Python runs for a single value.
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Piece:
-    """`block`: rows x width, or 1 x width where all rows are alike. `keep`: as `block`, None: all of it. `lengths`: bytes kept."""
+    """`block`: rows x width, or 1 x width where all rows are alike. `keep`: of `block`, None: all. `lengths`: bytes kept."""
 
     block: Bytes
     keep: Mask | None
@@ -27,7 +27,7 @@ class Piece:
 
     @property
     def width(self) -> int:
-        return self.block.shape[1]
+        return int(self.block.shape[1])
 
 
 @cache

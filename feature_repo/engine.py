@@ -1,20 +1,16 @@
 """Feast's materialization engine for Delta and Redis: the newest row of every key, moved by Spark's workers.
 
-Used by the unchanged `feast materialize` and `materialize-incremental`; feature_store.yaml names it as batch_engine. Views go in the
-registry's order but for the clock, which vouches for the others and goes last; after a failure nothing more is written, and the
-command fails. What it promises, and its settings, stand in docs/materialize.md.
+Used by the unchanged `feast materialize` and `materialize-incremental`; feature_store.yaml names it as batch_engine. Views go in
+the registry's order but for the clock, which vouches for the others and goes last; after a failure nothing more is written, and
+the command fails. What it promises, and its settings, stand in docs/materialize.md.
 """
 
 import time
 from contextlib import ExitStack
-from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
@@ -22,18 +18,15 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import NonNegativeFloat
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from conf.contract import CLOCK
 from conf.errors import ClickoddsError, DataError
 from conf.lease import lease
+from feature_repo.move import move
 from feature_repo.redis_wire import Address, Wire
-from feature_repo.redis_writer import (
-    KEY_SCHEMA, REDIS_KEY, TALLY_SCHEMA, Plan, Tally, encode_keys, remove_keys, scan_keys, write_rows,
-)  # fmt: skip
-from feature_repo.view_source import distinct_keys, layout_of, newest, source_rows
-
-EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)  # an interval from here on is full: keys without a row leave Redis
+from feature_repo.redis_writer import Plan
+from feature_repo.view_source import layout_of
 
 
 class RedisEngineConfig(FeastConfigBaseModel):
@@ -49,7 +42,7 @@ class Failed(click.ClickException):
 
     def __init__(self, cause: ClickoddsError) -> None:
         super().__init__(str(cause))
-        self.exit_code = cause.exit_code
+        self.exit_code = cause.exit_code  # type: ignore[misc]  # click declares it of the class
         self.__cause__ = cause
 
 
@@ -119,7 +112,7 @@ def _error_of(task: MaterializationTask, plan: Plan) -> Exception | None:
     click.echo(f"materializing {view.name}")
     begun = time.monotonic()
     try:
-        done = _move(_session(), view, plan, task.start_time, task.end_time)
+        done = move(_session(), view, plan, task.start_time, task.end_time)
         with Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id):  # or what was written first may be lost
             pass
     except ClickoddsError as error:
@@ -135,28 +128,3 @@ def _error_of(task: MaterializationTask, plan: Plan) -> Exception | None:
 def _session() -> SparkSession:
     """The session at hand, else one of conf/spark-defaults.conf."""
     return SparkSession.getActiveSession() or SparkSession.builder.appName("clickodds materialize").getOrCreate()
-
-
-def _move(spark: SparkSession, view: FeatureView, plan: Plan, start: datetime, end: datetime) -> Tally:
-    """Write the newest rows; of a full interval remove the keys that have none."""
-    shared = replace(plan, rows_per_s=plan.rows_per_s / spark.sparkContext.defaultParallelism)
-    rows = source_rows(spark, view, start, end)
-    done = _sum(rows.transform(newest(view, plan.layout)).mapInArrow(partial(write_rows, shared), TALLY_SCHEMA))
-    if start <= EVERYTHING:
-        keys = rows.transform(distinct_keys(plan.layout)).mapInArrow(partial(encode_keys, plan.layout), KEY_SCHEMA)
-        held = spark.range(1).mapInArrow(partial(scan_keys, shared), KEY_SCHEMA).distinct()
-        orphans = held.join(keys, REDIS_KEY, "left_anti")
-        done.removed += _sum(orphans.mapInArrow(partial(remove_keys, shared), TALLY_SCHEMA)).removed
-    return done
-
-
-def _sum(tallies: DataFrame) -> Tally:
-    """What the workers did together. Raises what stopped one of them."""
-    total = Tally()
-    for tally in (Tally(**row.asDict()) for row in tallies.collect()):
-        if tally.error:
-            raise tally.as_error()
-        total.written += tally.written
-        total.removed += tally.removed
-        total.newer += tally.newer
-    return total

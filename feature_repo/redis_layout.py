@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from conf.contract import ALL_KEY, SCOPE
 from conf.errors import DataError
-from feature_repo.byte_matrix import Mask, Piece, constant, decimal, fixed, joined, texts, total_lengths, varint
+from feature_repo.byte_matrix import Ints, Mask, Piece, constant, decimal, fixed, joined, texts, total_lengths, varint
 
 AT = "at_us"  # column of a batch: the row's time, microseconds since 1970
 _STRING, _INT32, _INT64 = 2, 3, 4  # feast.types.Value.ValueType
@@ -218,13 +218,15 @@ def _argument(pieces: list[Piece]) -> list[Piece]:
     return [constant(b"$"), decimal(lengths), constant(b"\r\n"), *pieces, constant(b"\r\n")]
 
 
-def _numbers(column: pa.Array) -> np.ndarray:
+def _numbers(column: pa.Array) -> Ints:
     """Values as int64, 0 where null."""
-    return pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+    numbers: Ints = pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+    return numbers
 
 
 def _present(column: pa.Array) -> Mask:
-    return column.is_valid().to_numpy(zero_copy_only=False)
+    present: Mask = column.is_valid().to_numpy(zero_copy_only=False)
+    return present
 
 
 def _time(column: pa.Array) -> list[Piece]:

@@ -1,7 +1,7 @@
 """One connection to Redis that takes ready-made commands in bulk: send, work on, then receive as many replies.
 
-No client library: a client makes objects of every command and reply, and importing one costs each worker more than most loads take.
-A connection that breaks is made again, and what was not answered is sent again; so commands must bear being sent twice. A server
+No client library: one makes objects of every command and reply, and its import costs each worker more than most loads take. A
+connection that breaks is made again, and what was not answered is sent again; so commands must bear being sent twice. A server
 that has started anew in between may have lost what it had answered: that is an error.
 """
 
@@ -37,14 +37,15 @@ class Address:
     @classmethod
     def of(cls, nodes: list[Mapping[str, str]], parameters: Mapping[str, Any]) -> Self:
         """From what Feast reads in its connection_string. Raises DataError for what is not known here."""
-        names = {"db": "db", "username": "username", "password": "password", "ssl": "tls", "ssl_ca_certs": "ca_file"}
-        unknown = set(parameters) - {*names, "retry", "socket_timeout", "socket_connect_timeout", "decode_responses"}
+        known = {"db", "username", "password", "ssl", "ssl_ca_certs"}
+        unknown = set(parameters) - known - {"retry", "socket_timeout", "socket_connect_timeout"}  # these are the engine's own
         if len(nodes) != 1 or unknown:
             said = f"{len(nodes)} nodes, parameters {sorted(parameters)}"
-            raise DataError(f"online_store.connection_string: found {said}, expected host:port and of {sorted(names)}")
-        given = {names[name]: value for name, value in parameters.items() if name in names}
-        texts = {name: str(given[name]) for name in ("username", "password") if name in given}  # Feast reads digits as a number
-        return cls(nodes[0]["host"], int(nodes[0]["port"]), **given | texts)
+            raise DataError(f"online_store.connection_string: found {said}, expected host:port and of {sorted(known)}")
+        texts = {name: None if parameters.get(name) is None else str(parameters[name]) for name in known}  # Feast reads numbers
+        tls = bool(parameters.get("ssl"))
+        host, port, db = nodes[0]["host"], int(nodes[0]["port"]), int(parameters.get("db", 0))
+        return cls(host, port, db, texts["username"], texts["password"], tls, texts["ssl_ca_certs"])
 
     def __str__(self) -> str:
         return f"redis at {self.host}:{self.port}"
@@ -76,7 +77,7 @@ class Wire:
 
     def ask(self, *words: str | bytes) -> Any:
         """The reply to one command."""
-        return self.exchange(hiredis.pack_command(words), 1)[0]
+        return self.exchange(_packed(*words), 1)[0]
 
     def send(self, commands: bytes, replies: int) -> None:
         """Hand over commands; `receive` must follow before the next ones."""
@@ -122,8 +123,8 @@ class Wire:
             raise UnavailableError(f"{address} was restarted meanwhile and may have lost what it was given: run this again")
         self.run_id = run_id
 
-    def _introduce(self, *words: str) -> Any:
-        self._send_now(hiredis.pack_command(words))
+    def _introduce(self, *words: str | bytes) -> Any:
+        self._send_now(_packed(*words))
         return self._reply()
 
     def _send_now(self, data: bytes) -> None:
@@ -154,6 +155,11 @@ class Wire:
 
 class _TryLaterError(Exception):
     """Redis says that it will answer later."""
+
+
+def _packed(*words: str | bytes) -> bytes:
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # it says a tuple of one, and takes any
+    return packed
 
 
 def _field(info: bytes, name: str) -> str:

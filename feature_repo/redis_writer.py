@@ -176,7 +176,7 @@ def _zeros(layout: ViewLayout, part: pa.RecordBatch) -> Mask:
 
 
 def _after(held: pa.BinaryArray, end_us: int) -> Mask:
-    """Whether Redis holds a row from after the interval's end; False where it holds none. Few times differ, so few are decoded."""
+    """Whether Redis holds a row from after the interval's end, False where it holds none. Each time is decoded once."""
     times = held.dictionary_encode()
     after = np.array([*(decode_time(at) > end_us for at in times.dictionary.to_pylist()), False])
     selected: Mask = after[pc.fill_null(times.indices, len(times.dictionary)).to_numpy(zero_copy_only=False)]

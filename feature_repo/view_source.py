@@ -22,12 +22,7 @@ _SPARK_TYPES = {
 
 def layout_of(view: FeatureView, config: RepoConfig) -> ViewLayout:
     """Keys and features with their types. Raises DataError for a view that the engine cannot move."""
-    source = view.batch_source
-    plain = not isinstance(view, BatchFeatureView | StreamFeatureView)
-    delta = isinstance(source, SparkSource) and isinstance(source.table_format, DeltaFormat) and source.path
-    if not (plain and delta) or source.field_mapping or source.query:
-        said = f"{type(view).__name__} on {type(source).__name__}"
-        raise DataError(f"view {view.name}: found {said}, expected a FeatureView on a SparkSource with the path of a Delta table")
+    _delta_source(view)
     name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)
     return ViewLayout(
         project=config.project,
@@ -35,6 +30,15 @@ def layout_of(view: FeatureView, config: RepoConfig) -> ViewLayout:
         keys=_typed(view.name, view.entity_columns, list(KEY_TYPES)),
         features=_typed(view.name, view.features, list(VALUE_TYPES)),
     )
+
+
+def _delta_source(view: FeatureView) -> SparkSource:
+    source = view.batch_source
+    if isinstance(source, SparkSource) and not isinstance(view, BatchFeatureView | StreamFeatureView):
+        if isinstance(source.table_format, DeltaFormat) and source.path and not (source.query or source.field_mapping):
+            return source
+    said = f"{type(view).__name__} on {type(source).__name__}"
+    raise DataError(f"view {view.name}: found {said}, expected a FeatureView on a SparkSource with the path of a Delta table")
 
 
 def _typed(view: str, columns: list[Any], known: list[str]) -> tuple[tuple[str, str], ...]:
@@ -48,15 +52,16 @@ def _typed(view: str, columns: list[Any], known: list[str]) -> tuple[tuple[str, 
 
 def source_rows(spark: SparkSession, view: FeatureView, start: datetime, end: datetime) -> DataFrame:
     """The table's rows from start to end, both included. Delta leaves out files whose times lie outside."""
-    at = F.col(view.batch_source.timestamp_field)
-    return spark.read.format("delta").load(view.batch_source.path).where(at.between(F.lit(start), F.lit(end)))
+    source = _delta_source(view)
+    at = F.col(source.timestamp_field)
+    return spark.read.format("delta").load(source.path).where(at.between(F.lit(start), F.lit(end)))
 
 
 def newest(view: FeatureView, layout: ViewLayout) -> Callable[[DataFrame], DataFrame]:
     """Source rows -> of each key the newest, of two at the same time the one created later; keys, features, AT."""
 
     def transform(rows: DataFrame) -> DataFrame:
-        source = view.batch_source
+        source = _delta_source(view)
         newest_first = [F.desc(name) for name in (source.timestamp_field, source.created_timestamp_column) if name]
         place = F.row_number().over(Window.partitionBy(*[name for name, _ in layout.keys]).orderBy(*newest_first))
         at = F.unix_micros(F.col(source.timestamp_field).cast("timestamp")).alias(AT)
