@@ -1,7 +1,7 @@
-"""The engine on Delta, Spark and a real Redis: what it leaves there is what Feast's own engine leaves, or what its settings say."""
+"""The engine on Delta, Spark and a real Redis: it leaves there what Feast's own engine leaves, or what its settings say."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from conf.lease import lease
 from conf.redis_server import free_port, redis_server
 from feature_repo.redis_layout import hash_field, redis_key
 from tests.feature_repo.stores import HOUR, LOCAL, OURS, START, View, client_of, dumps, feast_store, move, write_table
+from tests.serving.parts import quiet
 
 FEATURES = {"n": "Int64", "small": "Int32", "ratio": "Float64", "share": "Float32", "yes": "Bool", "text": "String"}
 VIEWS = (
@@ -39,7 +40,7 @@ def client(address: str) -> Iterator[Any]:
 
 def random_rows(view: View, rng: random.Random) -> list[tuple[Any, ...]]:
     """Some hours of a few keys, with nulls, extremes, and rows of the same hour that were created later."""
-    values = {
+    values: dict[str, Callable[[], Any]] = {
         "Int64": lambda: rng.choice([0, 1, -1, 127, 128, 2**53, -(2**53), rng.randrange(-(10**12), 10**12)]),
         "Int32": lambda: rng.choice([0, 2**31 - 1, -(2**31), rng.randrange(-300, 300)]),
         "Float64": lambda: rng.choice([0.0, -0.0, float("nan"), float("inf"), 1e-300, rng.gauss(0, 1)]),
@@ -47,8 +48,8 @@ def random_rows(view: View, rng: random.Random) -> list[tuple[Any, ...]]:
         "Bool": lambda: rng.random() < 0.5,
         "String": lambda: rng.choice(["", "plain", "ключ 🗝", "x" * 200]),
     }
-    keys = {"String": ["", "u1", "ü2", "a long user " * 20], "Int64": [0, -5, 2**62], "Int32": [7, -8]}
-    rows = []
+    keys: dict[str, list[Any]] = {"String": ["", "u1", "ü2", "a long user " * 20], "Int64": [0, -5, 2**62], "Int32": [7, -8]}
+    rows: list[tuple[Any, ...]] = []
     for hour in range(12):
         for _ in range(rng.randrange(4)):
             key = [rng.choice(keys[kind]) for kind in view.keys.values()]
@@ -185,4 +186,5 @@ def test_a_full_redis_and_rows_without_a_key_are_said_by_name_and_the_interval_s
     with pytest.raises(click.ClickException, match="view simple: found 1 rows without user") as refused:
         move(spark, store, START, START + HOUR)
     assert refused.value.exit_code == 65
-    assert store.get_feature_view("simple").materialization_intervals == []
+    with quiet():
+        assert store.get_feature_view("simple").materialization_intervals == []
