@@ -63,7 +63,7 @@ def _figures(spent: Cost) -> dict[str, float]:
 
 
 def _write(folder: Path, keys: int) -> None:
-    """Each key has a row at hour 2, three in ten an older one, one in a hundred a newer one; a twentieth of the values is null."""
+    """A row a key at hour 2, of three in ten an older one, of one in a hundred a newer; a twentieth of the values is null."""
     spark = SparkSession.builder.appName("bench data").getOrCreate()
 
     def rows(share: float, hour: int) -> Any:
