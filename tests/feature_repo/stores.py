@@ -13,6 +13,7 @@ from tests.serving.parts import quiet
 
 OURS, LOCAL = "feature_repo.engine.RedisEngine", "local"
 START = datetime(2026, 3, 1, tzinfo=UTC)
+EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 _FEAST_SETS = "spark.sql.parser.quotedRegexColumnNames"
 _SPARK = {

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from conf.lease import lease
 from conf.redis_server import free_port, redis_server
 from feature_repo.redis_layout import hash_field, redis_key
-from tests.feature_repo.stores import HOUR, LOCAL, OURS, START, View, client_of, dumps, feast_store, move, write_table
+from tests.feature_repo.stores import EVERYTHING, HOUR, LOCAL, OURS, START, View, client_of, dumps, feast_store, move, write_table
 from tests.serving.parts import quiet
 
 FEATURES = {"n": "Int64", "small": "Int32", "ratio": "Float64", "share": "Float32", "yes": "Bool", "text": "String"}
@@ -125,8 +125,6 @@ def test_zero_rows_remove_a_key_and_later_rows_bring_it_back(
 def test_a_full_interval_removes_what_the_source_no_longer_has(
     spark: SparkSession, tmp_path: Path, address: str, client: Any
 ) -> None:
-    from feature_repo.move import EVERYTHING
-
     store = feast_store(tmp_path, address, [SIMPLE], OURS)
     write_table(spark, tmp_path, SIMPLE, simple_rows(("a", 1, 1, 0), ("b", 1, 1, 0), ("b", 2, 2, 0), ("c", 3, 9, 0)))
     move(spark, store, EVERYTHING, START + 10 * HOUR)

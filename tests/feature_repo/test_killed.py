@@ -21,8 +21,7 @@ from conf.environment import environment
 from conf.lease import lease
 from conf.redis_server import find_redis, free_port
 from conf.settings import ROOT, load_settings
-from feature_repo.move import EVERYTHING
-from tests.feature_repo.stores import HOUR, OURS, START, View, client_of, dumps, feast_store, move, write_table
+from tests.feature_repo.stores import EVERYTHING, HOUR, OURS, START, View, client_of, dumps, feast_store, move, write_table
 from tests.serving.parts import quiet
 
 VIEW = View("simple", {"user": "String"}, {"clicks": "Int64", "seen": "Int64"})
@@ -81,8 +80,9 @@ def make_running(spark: SparkSession, tmp_path: Path) -> Iterator[Any]:
         move(spark, store, START, END)
         running.undisturbed = dumps(running.client)
         assert len(running.undisturbed) == KEYS
-        config = store.config.model_dump(by_alias=True, exclude_none=True, include={"project", "provider"})
-        config |= {
+        config = {
+            "project": "demo",
+            "provider": "local",
             "registry": str(tmp_path / f"{OURS}.db"),
             "offline_store": {"type": "spark"},
             "online_store": {"type": "redis", "connection_string": f"{address},db=0"},
@@ -101,7 +101,8 @@ def make_running(spark: SparkSession, tmp_path: Path) -> Iterator[Any]:
 @contextmanager
 def materializing(running: Running, *, until: int) -> Iterator[subprocess.Popen[str]]:
     """`feast materialize` from the shell, once it has written so many keys."""
-    env = {**os.environ, **environment(load_settings()), "PYTHONPATH": str(ROOT), "CLICKODDS_STATE": str(running.folder)}
+    own = {"FEAST_FS_YAML_FILE_PATH": str(running.folder / "feature_store.yaml"), "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, **environment(load_settings()), **own}
     command = ["feast", "-c", str(running.folder), "materialize", START.isoformat(), END.isoformat()]
     with subprocess.Popen(
         command, env=env, cwd=running.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0

@@ -30,6 +30,7 @@ def environment_restored() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.mark.filterwarnings("ignore")  # Feast warns of every Spark source
 @pytest.mark.usefixtures("environment_restored")
 def test_rounds_move_what_is_new_and_fill_a_redis_that_lost_its_data(
     spark: SparkSession, demo_contract: Contract, tmp_path: Path
