@@ -32,7 +32,7 @@ from feature_repo.view_source import layout_of
 class RedisEngineConfig(FeastConfigBaseModel):
     type: str = "feature_repo.engine.RedisEngine"
     leases: Path  # the folder of the leases, one a view
-    max_rows_per_s: NonNegativeFloat = 100_000.0  # of all workers together; 0: as fast as it goes
+    max_rows_per_s: NonNegativeFloat = 50_000.0  # of all workers together; 0: as fast as it goes
     patience_s: NonNegativeFloat = 30.0  # how long a Redis that goes away is waited for
     remove_zeros: bool = False  # a key whose newest row is nothing but zeros and nulls is removed
 
@@ -113,11 +113,14 @@ def _error_of(task: MaterializationTask, plan: Plan) -> Exception | None:
     begun = time.monotonic()
     try:
         done = move(_session(), view, plan, task.start_time, task.end_time)
-        with Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id):  # or what was written first may be lost
-            pass
+        _require_same_redis(plan)
     except ClickoddsError as error:
         return Failed(error)
-    except Exception as error:  # Spark's or the tables': Feast raises it
+    except Exception as error:  # Spark's or the tables', unless Redis went away where only Spark heard of it
+        try:
+            _require_same_redis(plan)
+        except ClickoddsError as cause:
+            return Failed(cause)
         return error
     seconds = time.monotonic() - begun
     left = f", {done.newer:,} left that are newer" if done.newer else ""
@@ -125,6 +128,13 @@ def _error_of(task: MaterializationTask, plan: Plan) -> Exception | None:
     return None
 
 
+def _require_same_redis(plan: Plan) -> None:
+    """Raises UnavailableError where Redis is away, or was restarted and may have lost what was written first."""
+    with Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id):
+        pass
+
+
 def _session() -> SparkSession:
-    """The session at hand, else one of conf/spark-defaults.conf."""
-    return SparkSession.getActiveSession() or SparkSession.builder.appName("clickodds materialize").getOrCreate()
+    """The session at hand, else one of conf/spark-defaults.conf that shows its progress."""
+    mine = SparkSession.builder.appName("clickodds materialize").config("spark.ui.showConsoleProgress", "true")
+    return SparkSession.getActiveSession() or mine.getOrCreate()

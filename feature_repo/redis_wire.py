@@ -18,6 +18,7 @@ import hiredis
 from conf.errors import DataError, UnavailableError
 
 _TIMEOUT_S = 10.0
+_FIRST_S = 1.0  # for the first connection: where Redis is gone, a worker's next tasks should not all wait for it
 _LONGEST_PAUSE_S = 2.0
 _LATER = ("LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN")  # errors that pass
 
@@ -64,7 +65,7 @@ class Wire:
         self._pending: tuple[bytes, int] = (b"", 0)
 
     def __enter__(self) -> Self:
-        self.exchange(b"", 0)
+        self._receive(min(_FIRST_S, self._patience_s))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,8 +90,11 @@ class Wire:
     def receive(self) -> list[Any]:
         """The replies to what was sent, in order. Raises UnavailableError where Redis refuses a command, or is away for longer
         than patience_s, or was restarted."""
+        return self._receive(self._patience_s)
+
+    def _receive(self, patience_s: float) -> list[Any]:
         commands, replies = self._pending
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + patience_s
         pause = 0.05
         while True:
             try:
@@ -102,7 +106,7 @@ class Wire:
                 self._close()
                 if time.monotonic() + pause > deadline:
                     said = f"{self._address} does not answer ({error})"
-                    raise UnavailableError(f"{said}, waited {self._patience_s:g} s; start it, or set CLICKODDS_REDIS") from None
+                    raise UnavailableError(f"{said}, waited {patience_s:g} s; start it, or set CLICKODDS_REDIS") from None
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
