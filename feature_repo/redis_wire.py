@@ -20,6 +20,7 @@ from conf.errors import DataError, UnavailableError
 _TIMEOUT_S = 10.0
 _FIRST_S = 1.0  # for the first connection: where Redis is gone, a worker's next tasks should not all wait for it
 _LONGEST_PAUSE_S = 2.0
+_INCOMPLETE = ...  # not the reader's own False, which a reply of 0 is equal to
 _LATER = ("LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN")  # errors that pass
 
 
@@ -61,7 +62,7 @@ class Wire:
         self._patience_s = patience_s
         self.run_id = run_id
         self._socket: socket.socket | None = None
-        self._reader = hiredis.Reader()
+        self._reader = self._new_reader()
         self._pending: tuple[bytes, int] = (b"", 0)
 
     def __enter__(self) -> Self:
@@ -101,7 +102,7 @@ class Wire:
                 if self._socket is None:
                     self._connect()
                     self._send_now(commands)
-                return [self._reply() for _ in range(replies)]
+                return self._replies(replies)
             except (OSError, _TryLaterError) as error:
                 self._close()
                 if time.monotonic() + pause > deadline:
@@ -117,7 +118,7 @@ class Wire:
         if address.tls:
             context = ssl.create_default_context(cafile=address.ca_file)
             self._socket = context.wrap_socket(self._socket, server_hostname=address.host)
-        self._reader = hiredis.Reader()
+        self._reader = self._new_reader()
         if address.password is not None:
             self._introduce("AUTH", *([address.username] if address.username else []), address.password)
         if address.db:
@@ -127,25 +128,29 @@ class Wire:
             raise UnavailableError(f"{address} was restarted meanwhile and may have lost what it was given: run this again")
         self.run_id = run_id
 
+    def _new_reader(self) -> hiredis.Reader:
+        return hiredis.Reader(replyError=self._refuse, notEnoughData=_INCOMPLETE)
+
     def _introduce(self, *words: str | bytes) -> Any:
         self._send_now(_packed(*words))
-        return self._reply()
+        return self._replies(1)[0]
 
     def _send_now(self, data: bytes) -> None:
         if self._socket is not None:
             self._socket.sendall(data)
 
-    def _reply(self) -> Any:
-        while (reply := self._reader.gets()) is False:
+    def _replies(self, number: int) -> list[Any]:
+        found: list[Any] = []
+        while len(found) < number:
             data = self._socket.recv(1 << 16) if self._socket is not None else b""
             if not data:
                 raise ConnectionError("closed by Redis")
             self._reader.feed(data)
-        if isinstance(reply, hiredis.ReplyError):
-            self._refuse(str(reply))
-        return reply
+            found += iter(self._reader.gets, _INCOMPLETE)
+        return found
 
-    def _refuse(self, said: str) -> None:
+    def _refuse(self, said: str) -> Exception:
+        """Called by the reader for an error among the replies."""
         if said.startswith(_LATER):
             raise _TryLaterError(said)
         full = " is full (maxmemory)" if said.startswith("OOM") else " refuses what it is given"

@@ -150,7 +150,7 @@ def test_redis_killed_under_it_is_an_open_interval_and_the_next_run_ends_as_an_u
         with materializing(running, until=round(share * KEYS)) as process:
             running.kill_redis()
             running.start_redis()
-            said, _ = process.communicate(timeout=120)
+            said, _ = process.communicate(timeout=300)
         assert process.returncode == 75, said
         assert "was restarted meanwhile" in said
         assert "Traceback" not in said
@@ -161,13 +161,13 @@ def test_redis_killed_under_it_is_an_open_interval_and_the_next_run_ends_as_an_u
 def test_another_run_and_a_redis_that_stays_away_end_the_command(make_running: Any) -> None:
     running = make_running(append_only=False)
     with lease(running.folder / "leases", f"materialize-demo-{VIEW.name}"), materializing(running, until=KEYS + 1) as process:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=300)
     assert process.returncode == 75, said
     assert "is at it" in said
     running.client.flushall()
     with materializing(running, until=1_000) as process:
         running.kill_redis()
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=300)
     assert process.returncode == 75, said
     assert "does not answer" in said
 
