@@ -66,7 +66,7 @@ def _runs(keys: int, engines: list[str]) -> list[Run]:
     """Every engine on one table, in a folder that goes away afterwards."""
     with tempfile.TemporaryDirectory(prefix="bench-materialize-") as name:
         folder = Path(name)
-        _process("data", folder, "", str(keys))
+        _process("data", folder, "127.0.0.1:1", str(keys))
         runs = [_run(engine, folder, "full", keys) for engine in engines]
         if len(engines) > 1:
             runs += [_run(engine, folder, "increment", keys // 100) for engine in ("feast_local", "ours")]

@@ -40,6 +40,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.engine == "data":
         _write(args.folder, int(args.what))
+        for engine in _TYPES:
+            _apply(_store(engine, args.folder, args.address), args.folder)
         return 0
     if args.engine == "floor":
         print(json.dumps({_WARM: _floor(args.folder, args.address)}))
@@ -90,10 +92,7 @@ def _write(folder: Path, keys: int) -> None:
 
 
 def _store(engine: str, folder: Path, address: str) -> Any:
-    from feast import Entity, FeatureStore, FeatureView, Field, RepoConfig, ValueType
-    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
-    from feast.table_format import DeltaFormat
-    from feast.types import Float32, Float64, Int64, String
+    from feast import FeatureStore, RepoConfig
 
     ours = {"leases": str(folder / "leases"), "max_rows_per_s": 0}
     config = RepoConfig(
@@ -105,6 +104,15 @@ def _store(engine: str, folder: Path, address: str) -> Any:
         batch_engine={"type": _TYPES[engine]} | (ours if engine == "ours" else {}),
         entity_key_serialization_version=3,
     )
+    return FeatureStore(config=config)
+
+
+def _apply(store: Any, folder: Path) -> None:
+    from feast import Entity, FeatureView, Field, ValueType
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+    from feast.table_format import DeltaFormat
+    from feast.types import Float32, Float64, Int64, String
+
     user = Entity(name=KEY, join_keys=[KEY], value_type=ValueType.STRING)
     types = {KEY: String} | dict.fromkeys(INTEGERS, Int64) | dict.fromkeys(DOUBLES, Float64) | dict.fromkeys(FLOATS, Float32)
     source = SparkSource(
@@ -114,10 +122,7 @@ def _store(engine: str, folder: Path, address: str) -> Any:
     view = FeatureView(
         name=VIEW, entities=[user], schema=[Field(name=n, dtype=t) for n, t in types.items()], source=source, ttl=timedelta(0)
     )
-    store = FeatureStore(config=config)
-    if not Path(str(config.registry.path)).exists():
-        store.apply([user, view])
-    return store
+    store.apply([user, view])
 
 
 def _floor(folder: Path, address: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import hiredis
 
-from conf.errors import DataError, UnavailableError
+from conf.errors import ClickoddsError, DataError, UnavailableError
 
 _TIMEOUT_S = 10.0
 _FIRST_S = 1.0  # for the first connection: where Redis is gone, a worker's next tasks should not all wait for it
@@ -108,6 +108,9 @@ class Wire:
                 if time.monotonic() + pause > deadline:
                     said = f"{self._address} does not answer ({error})"
                     raise UnavailableError(f"{said}, waited {patience_s:g} s; start it, or set CLICKODDS_REDIS") from None
+            except ClickoddsError:
+                self._close()
+                raise
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
