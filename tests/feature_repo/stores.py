@@ -36,10 +36,10 @@ class View:
         return f"{columns}, at timestamp, created timestamp"
 
 
-def write_table(spark: SparkSession, folder: Path, view: View, rows: Sequence[tuple[Any, ...]]) -> None:
-    """The view's table, anew: values in the schema's order."""
+def write_table(spark: SparkSession, folder: Path, view: View, rows: Sequence[tuple[Any, ...]], mode: str = "overwrite") -> None:
+    """The view's table: values in the schema's order."""
     made = spark.createDataFrame(rows, view.schema)
-    made.write.format("delta").mode("overwrite").save(str(folder / view.name))
+    made.write.format("delta").mode(mode).save(str(folder / view.name))
 
 
 def feast_store(folder: Path, address: str, views: Sequence[View], engine: str, **settings: Any) -> Any:

@@ -186,3 +186,15 @@ def test_a_full_redis_and_rows_without_a_key_are_said_by_name_and_the_interval_s
     assert refused.value.exit_code == 65
     with quiet():
         assert store.get_feature_view("simple").materialization_intervals == []
+
+
+def test_files_from_outside_the_interval_are_not_read(spark: SparkSession, tmp_path: Path, address: str) -> None:
+    for hour in range(3):
+        write_table(spark, tmp_path, SIMPLE, simple_rows(("a", 1, hour, 0)), mode="append")
+    store = feast_store(tmp_path, address, [SIMPLE], OURS)
+    with quiet():
+        from feature_repo.view_source import source_rows
+
+        view = store.get_feature_view("simple")
+    assert len(source_rows(spark, view, START, START + 2 * HOUR).inputFiles()) == 3
+    assert len(source_rows(spark, view, START + HOUR, START + HOUR).inputFiles()) == 1
