@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from conf.contract import AS_OF, CLOCK
 from conf.environment import environment
-from conf.errors import DataError
+from conf.errors import ClickoddsError, DataError
 from conf.files import write_whole
 from conf.settings import ROOT
 from feature_repo.redis_layout import decode_int64, hash_field, redis_key
@@ -77,7 +77,9 @@ def _feature_store(context: Context) -> Iterator[Any]:
         store.apply(objects)
         yield store
     except click.ClickException as error:
-        raise error.__cause__ or error from error
+        if isinstance(error.__cause__, ClickoddsError):
+            raise error.__cause__ from None
+        raise
     finally:
         context.warehouse.spark.conf.unset(_FEAST_SETS)
 
