@@ -70,7 +70,8 @@ def _runs(keys: int, engines: list[str]) -> list[Run]:
         runs = [_run(engine, folder, "full", keys) for engine in engines]
         if len(engines) > 1:
             runs += [_run(engine, folder, "increment", keys // 100) for engine in ("feast_local", "ours")]
-        return [*runs, _run(FLOOR, folder, str(keys), keys)]
+            runs.append(_run(FLOOR, folder, str(keys), keys))
+        return runs
 
 
 def _run(engine: str, folder: Path, what: str, rows: int) -> Run:
