@@ -106,8 +106,9 @@ class Wire:
             except (OSError, _TryLaterError) as error:
                 self._close()
                 if time.monotonic() + pause > deadline:
-                    said = f"{self._address} does not answer ({error})"
-                    raise UnavailableError(f"{said}, waited {patience_s:g} s; start it, or set CLICKODDS_REDIS") from None
+                    waited = f" for {patience_s:g} s" if patience_s else ""
+                    said = f"{self._address} does not answer{waited} ({error})"
+                    raise UnavailableError(f"{said}; start it, or set CLICKODDS_REDIS") from None
             except ClickoddsError:
                 self._close()
                 raise
