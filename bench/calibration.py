@@ -54,12 +54,12 @@ def main() -> int:
         for step in _STEPS:
             STEPS[step](context, argparse.Namespace(data=log, as_of=None))
         rows = context.warehouse.read("training_set").drop("weight")
-        truth = spark.read.parquet(f"{log}/truth").select("impression_id", "probability")
+        truth = spark.read.parquet(f"{log}/truth/*.parquet").select("impression_id", "probability")
         for kept in NEGATIVES:
             sampling = Sampling(negatives=kept)
             kept_contract = contract.model_copy(update={"sampling": sampling})
             some = rows.transform(sampled(sampling)).persist()
-            found = evaluate_days(some, kept_contract, settings.train, days=args.days, truth=truth)
+            found = evaluate_days(some, kept_contract, settings.train, days=args.days, truth=truth, variants=False)
             some.unpersist()
             result[f"negatives {kept:g}"] = _summary(found)
             print(json.dumps(result[f"negatives {kept:g}"]), file=sys.stderr, flush=True)

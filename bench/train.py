@@ -59,7 +59,8 @@ def main() -> int:
         "bench": "train",
         "wall_ratio": round(ours.wall_s / native.wall_s, 3),
         "cpu_ratio": round(ours.cpu_s / native.cpu_s, 3),
-        "exponent": _exponent(grown),
+        "exponent": _exponent(grown, "cpu_s"),
+        "exponent_wall": _exponent(grown, "wall_s"),
         "runs": [asdict(run) for run in (*compared, *grown)],
     }
     if not args.no_page:
@@ -87,11 +88,11 @@ def _median(runs: Sequence[Run]) -> Run:
     return Run(**{**asdict(runs[0]), **figures})
 
 
-def _exponent(runs: Sequence[Run]) -> float | None:
-    """Of wall time in rows: the slope of least squares through the logarithms."""
+def _exponent(runs: Sequence[Run], of: str) -> float | None:
+    """Of time in rows: the slope of least squares through the logarithms. CPU seconds are steadier than wall time."""
     if len(runs) < 2:
         return None
-    slope, _ = np.polyfit(np.log([run.rows for run in runs]), np.log([run.wall_s for run in runs]), 1)
+    slope, _ = np.polyfit(np.log([run.rows for run in runs]), np.log([getattr(run, of) for run in runs]), 1)
     return round(float(slope), 3)
 
 
@@ -115,8 +116,9 @@ sum of PSS from start to end.
 |---|---|---|---|---|---|---|
 {first}
 
-Ours with one worker of 2 threads, {grown[0].rounds} rounds at every size, one run each; exponent of wall time in rows (least
-squares through the logarithms): {_exponent(grown) or "one size only"}.
+Ours with one worker of 2 threads, {grown[0].rounds} rounds at every size, one run each; exponents in rows (least squares
+through the logarithms): {_exponent(grown, "cpu_s") or "one size only"} of CPU seconds, {_exponent(grown, "wall_s") or "none"} of
+wall time.
 
 | rows | wall s | CPU s | peak MiB |
 |---|---|---|---|

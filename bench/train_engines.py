@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import xgboost as xgb
 from pyspark.sql import DataFrame, SparkSession
 
 from bench.measure import Cost, cost
 from conf.settings import load_settings
 from models.boosting import boost, matrix_of, parameters_of
+from models.lean import xgb
 from models.shards import SCHEMA, Shard, shard_columns
 from models.workers import on_workers
 

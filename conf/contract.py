@@ -240,7 +240,8 @@ class Limits(Section):
 class Sampling(Section):
     """Which training rows are kept: all clicked ones, and a share of the others, told by a hash of the impression's id."""
 
-    negatives: Annotated[float, BeforeValidator(_percent), Field(gt=0, le=1)] = 1.0
+    # below a hundredth the squares of the weights would overflow the exact sums of models/metrics.py
+    negatives: Annotated[float, BeforeValidator(_percent), Field(ge=0.01, le=1)] = 1.0
 
 
 class SimulatedColumn(Section):

@@ -35,6 +35,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),  # docs/adr/0012-training.md
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "FEAST_USAGE": "False",
         "FEAST_FS_YAML_FILE_PATH": str(ROOT / "feature_repo" / "feature_store.yaml"),

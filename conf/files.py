@@ -14,8 +14,8 @@ def first_wins(fresh: Path, path: Path) -> None:
         fresh.unlink()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text so that a reader sees the old file or the new one."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, so that a reader sees the old file or the new one."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8", newline="\n")
+    fresh.write_bytes(content.encode() if isinstance(content, str) else content)
     fresh.replace(path)

@@ -1,6 +1,6 @@
 """From raw values to the model's inputs: one function, called by training on Arrow batches and by serving on one request."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -37,10 +37,12 @@ class Fitted:
 
     @classmethod
     def of(
-        cls, contract: Contract, *, base_rate: float, strength: float, vocabularies: Mapping[str, tuple[str, ...]]
-    ) -> Self:
-        """The fitted state of a contract's catalogue."""
-        return cls(catalogue(contract), contract.zone, contract.longest_window, base_rate, strength, vocabularies)
+        cls, contract: Contract, *, base_rate: float, strength: float, vocabularies: Mapping[str, tuple[str, ...]],
+        without: Collection[str] = (),
+    ) -> Self:  # fmt: skip
+        """The fitted state of a contract's catalogue, but for the features named in `without`."""
+        features = tuple(feature for feature in catalogue(contract) if feature.name not in without)
+        return cls(features, contract.zone, contract.longest_window, base_rate, strength, vocabularies)
 
     @property
     def names(self) -> list[str]:

@@ -31,7 +31,8 @@ def evaluate(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     contract, settings = context.contract, context.settings
     warehouse = context.warehouse
     rows = warehouse.read("training_set")
-    truth = warehouse.spark.read.parquet(args.truth).select("impression_id", "probability") if args.truth else None
+    parts = warehouse.spark.read.option("pathGlobFilter", "*.parquet")  # jobs/simulate.py puts its books beside them
+    truth = parts.parquet(args.truth).select("impression_id", "probability") if args.truth else None
     found = evaluate_days(rows, contract, settings.train, days=args.days, truth=truth)
     found |= {"training_set": warehouse.version("training_set"), "contract": contract.name, "contract_hash": contract.hash}
     folder = settings.state / "evaluation" / contract.name

@@ -27,7 +27,7 @@ from jobs.label import label, moment
 from jobs.promote import promote
 from jobs.train import train
 from models.published import load_champion
-from models.tracking import Registry
+from models.tracking import ROLLED_BACK, Registry
 
 STEPS: dict[str, Job] = {
     "ingest": ingest,
@@ -59,6 +59,9 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
                 raise
             log.warning("promote: refused: %s", refusal)
         seconds[name] = round(time.monotonic() - start, 1)
+        if name == "train" and ROLLED_BACK in _registry(context).tags(args.version):
+            log.warning("pipeline: version %s was rolled back: jobs/promote.py --version brings it back", args.version)
+            break
     rows = {t: written[t] if t in written else context.warehouse.count(t) for t in context.warehouse.tables.made_by}
     summary = {"rows": rows, "seconds": seconds, **_outcome(context, args.version), **_next(context, args.data)}
     print(json.dumps(summary), flush=True)  # noqa: T201
@@ -67,11 +70,14 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     return rows
 
 
+def _registry(context: Context) -> Registry:
+    return Registry(str(context.settings.mlflow), context.settings.state / "mlartifacts", context.contract.name)
+
+
 def _outcome(context: Context, version: str) -> dict[str, Any]:
     """How the trained model did on its test slice, and which version serves now."""
-    settings, name = context.settings, context.contract.name
-    trained = Registry(str(settings.mlflow), settings.state / "mlartifacts", name).version(version)
-    champion = load_champion(settings.bundles(name))
+    trained = _registry(context).version(version)
+    champion = load_champion(context.settings.bundles(context.contract.name))
     return {"test": trained.bundle().metrics["test"], "model_version": champion.version if champion else None}
 
 

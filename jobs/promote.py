@@ -19,7 +19,7 @@ from conf.errors import BundleError, ClickoddsError
 from jobs.command import Context, job_parser, log, run_job
 from jobs.judging import verdict_on
 from models.bundle import Bundle
-from models.promotion import checked, crown, publish_prior, servable
+from models.promotion import checked, crown, publish_prior, servable, turn
 from models.published import load_champion
 from models.tracking import GATE, Registry, Version
 from models.training import prior_bundle
@@ -29,6 +29,11 @@ FORCED = "forced"
 
 def promote(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     """Move the alias and publish; the version. Raises BundleError with the reasons of a refusal."""
+    with turn(context.settings.state, context.contract):
+        return _promote(context, args)
+
+
+def _promote(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     contract, settings, fingerprint = context.contract, context.settings, context.id_key.fingerprint
     root = settings.bundles(contract.name)
     try:

@@ -1,8 +1,8 @@
 """Let the champion before this one serve again: its published copy, then the alias in MLflow. One command, no Spark session.
 
-Run again it goes one further back. What was rolled back stays registered, but is no default of jobs/promote.py any more; its
-`--version N` brings it back through the gate. Exit code 65: there was no champion before. 75: it serves, but MLflow did not take
-the alias; `jobs/promote.py --version` with the version that serves mends that.
+Run again once it is done it goes one further back. What was rolled back stays registered, but is no default of jobs/promote.py
+any more; its `--version N` brings it back through the gate. Exit code 65: there was no champion before. 75: a promotion is at
+work; or it serves, but MLflow did not take the alias: run again it tells MLflow, and goes no further back.
 
     spark-submit jobs/rollback.py --contract conf/contracts/demo.yaml
 """
@@ -13,8 +13,8 @@ import time
 from conf.errors import ClickoddsError, UnavailableError
 from conf.personal import load_id_key
 from jobs.command import installation, job_parser, log, say_on_stderr
-from models.promotion import PRIOR
-from models.published import roll_back
+from models.promotion import PRIOR, turn
+from models.published import roll_back, settle_rollback
 from models.tracking import Registry
 
 
@@ -25,14 +25,17 @@ def main() -> int:
     start = time.monotonic()
     try:
         settings, contract = installation(args)
-        fingerprint = load_id_key(settings).fingerprint
-        before, champion = roll_back(settings.bundles(contract.name), contract.hash, fingerprint)
-        log.info("rollback: version %s is published (%.2f s)", champion.version, time.monotonic() - start)
-        try:
-            registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", contract.name)
-            registry.roll_back(before, None if champion.version == PRIOR else champion.version)
-        except Exception as error:
-            raise UnavailableError(f"version {champion.version} serves, but MLflow did not take the alias: {error}") from error
+        fingerprint, root = load_id_key(settings).fingerprint, settings.bundles(contract.name)
+        with turn(settings.state, contract):
+            before, champion = roll_back(root, contract.hash, fingerprint)
+            log.info("rollback: version %s is published (%.2f s)", champion.version, time.monotonic() - start)
+            try:
+                registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", contract.name)
+                registry.roll_back(before, None if champion.version == PRIOR else champion.version)
+            except Exception as error:
+                said = f"version {champion.version} serves, but MLflow did not take the alias: {error}; run this again"
+                raise UnavailableError(said) from error
+            settle_rollback(root)
     except ClickoddsError as error:
         log.error("rollback: %s", error)
         return error.exit_code

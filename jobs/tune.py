@@ -52,6 +52,7 @@ def tune(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
         found, preset = best_of(tried)
         out = Path(args.out or folder / f"{contract.name}.yaml")
         if found is preset:
+            out.unlink(missing_ok=True)  # one of an earlier study would look like this one's
             log.info("tune: nothing better than the preset %s was found, no file is written", preset.preset)
         else:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def fit_variants(
     A variant whose rows have not both labels is left out.
     """
     fitted = fit_state(rows, contract, recipe, part)
-    masks = Masks.of(fitted.features, recipe.masked)
+    masks = Masks.of(fitted, recipe.masked)
     alone = recipe.model_copy(update={"seeds": 1})
     names = list(variants)
 

@@ -4,20 +4,26 @@ import json
 from collections.abc import Mapping, Sequence
 from math import log as ln
 
-import xgboost as xgb
+import numpy as np
+import numpy.typing as npt
 
 from conf.settings import Train
 from feature_repo.catalogue import Feature
-from feature_repo.vectorize import Fitted
+from feature_repo.vectorize import Fitted, Float32
+from models.absence import absences, from_json, to_json
 from models.boosting import Kept, Start, boost
 from models.bundle import Bundle
+from models.lean import xgb
+from models.masking import Masks
 from models.merging import merge
 from models.ridge import Ridge, fit_ridge
 from models.selection import Choice
 from models.shards import Shard
 
+Float64 = npt.NDArray[np.float64]
+
 _COUNTERS = ("log_ratio", "log_impressions")
-_TREES, _RIDGE = "trees", "ridge"
+_TREES, _RIDGE, _ABSENCES = "trees", "ridge", "absences"
 
 
 def counters_of(features: Sequence[Feature]) -> list[int]:
@@ -41,6 +47,19 @@ def fit_model(
     return made
 
 
+def with_absences(made: Mapping[str, bytes], shard: Shard, masks: Masks, negatives: float) -> dict[str, bytes]:
+    """The parts, and what the model lacks without a key. shard: whole rows. By all workers together."""
+    boosters = _boosters(made)
+    ridge = Ridge.from_dict(json.loads(made[_RIDGE])) if _RIDGE in made else None
+
+    def margins(vectors: Float32) -> Float64:
+        found = np.mean([booster.inplace_predict(vectors, predict_type="margin") for booster in boosters], axis=0)
+        trees = np.asarray(found, dtype=np.float64).reshape(len(vectors))  # of no rows XGBoost makes (0, 0)
+        return trees if ridge is None else (trees + ridge.log_odds(vectors)) / 2
+
+    return {**made, _ABSENCES: to_json(absences(shard, masks, negatives, margins))}
+
+
 def grown(made: Mapping[str, bytes], start: Bundle) -> bytes:
     """The trees of a model with new ones added to it, as one Booster."""
     return merge(_boosters(made), names=start.fitted.names, onto=start.booster)
@@ -52,7 +71,8 @@ def assembled(made: Mapping[str, bytes], fitted: Fitted, negatives: float) -> tu
     negatives: the share of rows without a click that were trained on: its log is the whole correction, in trees as in ridge.
     """
     share = 0.5 if _RIDGE in made else 1.0
-    trees = merge(_boosters(made), base_rate=fitted.base_rate, names=fitted.names, share=share)
+    lacks = from_json(made[_ABSENCES]) if _ABSENCES in made else ()
+    trees = merge(_boosters(made), base_rate=fitted.base_rate, names=fitted.names, share=share, absences=lacks)
     return trees, Ridge.from_dict(json.loads(made[_RIDGE])).scaled(share, share * ln(negatives)) if _RIDGE in made else None
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xgboost as xgb
 
+from conf.files import write_whole
 from conf.settings import TreePreset
 from feature_repo.vectorize import Float32
 from models.collective import total
+from models.lean import xgb
 from models.shards import Shard
 
-SEGMENT = 50  # rounds; a boundary is part of the model: the margins are summed anew there
+SEGMENT = 50  # rounds
 
 Float64 = npt.NDArray[np.float64]
 Start = Callable[[Float32], Float64]  # from vectors (rows, features) to the log odds (rows,) that trees are added to
@@ -43,20 +43,16 @@ def boost(
     """`rounds` trees on the rows of all workers; the same rows, order and number of workers give the same bytes.
 
     start: of a model that they go on from; else the rows' click rate, in the model's base_score. purpose: tells this fit from
-    others of the training. Every SEGMENT rounds the first worker keeps the model; a training that is run again takes the last one
-    that it finds.
+    others of the training. Every SEGMENT rounds the first worker keeps the model; a training that is run again goes on from the
+    last one that it finds, and ends in the same bytes: a loaded model adds up its leaves in the order in which a growing one did.
     """
     parameters = parameters_of(preset, seed, threads, *_totals(shard))
     matrix = matrix_of(shard, preset, start)
     fit = {"purpose": purpose, "parameters": parameters, "workers": _world()}
-    done, model = _last(kept, fit, rounds)
-    booster = _loaded(model, threads) if model is not None else None
-    while booster is None or done < rounds:
-        grown = xgb.train(parameters, matrix, min(SEGMENT, rounds - done), xgb_model=booster)
-        done, model = min(done + SEGMENT, rounds), bytes(grown.save_raw("ubj"))
-        _keep(kept, fit, done, model)
-        booster = _loaded(model, threads)  # as a training that goes on from here would have it
-    return booster
+    done, booster = _last(kept, fit, rounds, threads)
+    if booster is not None and done == rounds:
+        return booster
+    return xgb.train(parameters, matrix, rounds - done, xgb_model=booster, callbacks=[_Keeping(kept, fit, rounds)])
 
 
 def parameters_of(preset: TreePreset, seed: int, threads: int, rows: float, clicks: float) -> dict[str, Any]:
@@ -95,13 +91,23 @@ def _world() -> int:
     return int(xgb.collective.get_world_size())
 
 
-def _loaded(model: bytes, threads: int) -> xgb.Booster:
-    booster = xgb.Booster({"nthread": threads})
-    booster.load_model(bytearray(model))
-    return booster
+class _Keeping(xgb.callback.TrainingCallback):
+    """Keeps the model every SEGMENT rounds and after the last, on the first worker."""
+
+    def __init__(self, kept: Kept | None, fit: Mapping[str, Any], rounds: int) -> None:
+        self._kept = kept if xgb.collective.get_rank() == 0 else None
+        self._fit = fit
+        self._rounds = rounds
+
+    def after_iteration(self, model: xgb.Booster, epoch: int, evals_log: Any) -> bool:
+        done = model.num_boosted_rounds()
+        if self._kept is not None and (done % SEGMENT == 0 or done == self._rounds):
+            self._kept.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._kept.path(self._fit, done), bytes(model.save_raw("ubj")))
+        return False  # go on
 
 
-def _last(kept: Kept | None, fit: Mapping[str, Any], rounds: int) -> tuple[int, bytes | None]:
+def _last(kept: Kept | None, fit: Mapping[str, Any], rounds: int, threads: int) -> tuple[int, xgb.Booster | None]:
     """The rounds and the model of the newest segment that the first worker finds, the same on all."""
     found: tuple[int, bytes | None] = (0, None)
     if kept is not None and xgb.collective.get_rank() == 0:
@@ -109,14 +115,9 @@ def _last(kept: Kept | None, fit: Mapping[str, Any], rounds: int) -> tuple[int, 
         there = [end for end in ends if kept.path(fit, end).exists()]
         if there:
             found = (there[-1], kept.path(fit, there[-1]).read_bytes())
-    return xgb.collective.broadcast(found, 0) if xgb.collective.is_distributed() else found
-
-
-def _keep(kept: Kept | None, fit: Mapping[str, Any], rounds: int, model: bytes) -> None:
-    if kept is None or xgb.collective.get_rank() != 0:
-        return
-    path = kept.path(fit, rounds)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_bytes(model)
-    fresh.replace(path)
+    done, model = xgb.collective.broadcast(found, 0) if xgb.collective.is_distributed() else found
+    if model is None:
+        return 0, None
+    booster = xgb.Booster({"nthread": threads})
+    booster.load_model(bytearray(model))
+    return done, booster

@@ -16,12 +16,12 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xgboost as xgb
 
 from conf.errors import BundleError
 from feature_repo.vectorize import Fitted, prior_rate, vectorize
 from models import golden
 from models.calibration import Calibrator
+from models.lean import xgb
 from models.ridge import Ridge
 
 FORMAT = 2

@@ -137,8 +137,8 @@ def slices(facts: Facts) -> list[Block]:
     )
     shown = (
         f"Of each slice the {_SHOWN} values with most impressions are shown, and every marked one of the first kind; all are in "
-        "the bundle's metrics.json. Without a click there is no ratio. Intervals of all but the first line are wider than 95 %, "
-        "because so many are looked at."
+        "the bundle's metrics.json. Without a click there is no ratio. Intervals of all but the first line allow for the number "
+        f"of slices with {LARGE} clicks or as many promised: they are wider than 95 % where there are several."
     )
     head = ["slice", "%share of impressions", "!clicks", "!NE", "!calibration ratio", "!its interval", "marked"]
     return [Heading("Where it is less true"), Text(told), Table(head, rows), Text(shown)]

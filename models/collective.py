@@ -2,7 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-import xgboost as xgb
+
+from models.lean import xgb
 
 
 def total(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

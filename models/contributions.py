@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xgboost as xgb
 from pyspark.sql import DataFrame
 
 from feature_repo.vectorize import Float32, vectorize
 from models.bundle import Bundle
+from models.lean import xgb
 from models.merging import GRID
 from models.sampling import drawn, in_one_task
 from models.split import Slice

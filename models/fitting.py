@@ -9,11 +9,13 @@ from feature_repo.catalogue import catalogue
 from feature_repo.vectorize import Fitted
 from models.split import Slice
 
+WEEKS = 4  # of a log whose trees may see the day of the week; where it came once or twice it tells the date
+_WEEK_US = 7 * 86_400_000_000
 MAX_VOCABULARY = 10_000  # values of one column; a column with more is an id, and ids enter through their counters
 
 
 def fit_state(rows: DataFrame, contract: Contract, recipe: Train, part: Slice) -> Fitted:
-    """The fitted state of the rows of `part`, a slice of `rows` with both labels: base rate and vocabularies.
+    """The fitted state of the rows of `part`, a slice of `rows` with both labels: features, base rate and vocabularies.
 
     A category's values stand by falling count, then by text; those with fewer than `recipe.rare_below` rows are "other".
     """
@@ -22,6 +24,7 @@ def fit_state(rows: DataFrame, contract: Contract, recipe: Train, part: Slice) -
         base_rate=part.click_rate(contract.sampling.negatives),
         strength=recipe.prior_impressions,
         vocabularies=_vocabularies(rows.where(part.within()), contract, recipe.rare_below),
+        without={"day_of_week"} if part.until_us - part.from_us < WEEKS * _WEEK_US else (),
     )
 
 

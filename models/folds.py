@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import xgboost as xgb
 
 from conf.settings import Train, TreePreset
 from models.boosting import Start, matrix_of, parameters_of
 from models.collective import total
+from models.lean import xgb
 from models.masking import Masks, masked
 from models.shards import Shard
 

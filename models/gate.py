@@ -1,7 +1,7 @@
 """What a bundle must show before it may serve, on later rows that neither it nor its rival has learned from.
 
 Compared are recipes: the candidate's and the champion's, both fitted to the rows before the same cut. The registered bundle, the
-candidate's recipe on all rows, must be as calibrated on them, or something went wrong after the recipe was judged.
+candidate's recipe on all rows, must be as good and as calibrated on them, or something went wrong after the recipe was judged.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,13 +56,16 @@ def judge(cells: Cells, limits: Gate) -> Verdict:
     cells: (slice, value) -> sums by group of users (models/evaluation.py) of OURS (the candidate's recipe before the cut),
     REGISTERED (the bundle that would serve), CONSTANT and, where there is a champion, RIVAL.
     """
-    everything = cells[_EVERYTHING]
-    if not everything["wy"].sum():
-        return Verdict([Check("clicks", False, f"none in {everything['rows'].sum():,.0f} later rows", "some to judge by")])
-    checks = [_not_worse("NE against the constant", everything, CONSTANT)]
+    everything = cells.get(_EVERYTHING)
+    if everything is None or not everything["wy"].sum():
+        rows = 0 if everything is None else everything["rows"].sum()
+        return Verdict([Check("clicks", False, f"none in {rows:,.0f} later rows", "some to judge by")])
+    checks = [_not_worse("NE against the constant", everything, OURS, CONSTANT)]
     rivalled = f"loss {RIVAL}" in everything
     if rivalled:
-        checks.append(_not_worse("NE against the champion's recipe", everything, RIVAL))
+        checks.append(_not_worse("NE against the champion's recipe", everything, OURS, RIVAL))
+    # it has learned from these rows too: as good as the judged one at least, or it is not the model that was judged
+    checks.append(_not_worse("NE of the bundle that would serve, against the judged one", everything, REGISTERED, OURS))
     for who, answer in (("", OURS), ("of the bundle that would serve, ", REGISTERED)):
         of_answer = {of: sums for of, sums in cells.items() if answer == OURS or of[0] != SCORE}  # bins are of our score
         found = qualities(of_answer, answer, large=limits.slice_clicks)
@@ -72,9 +75,9 @@ def judge(cells: Cells, limits: Gate) -> Verdict:
     return Verdict(checks)
 
 
-def _not_worse(name: str, sums: Sums, rival: str) -> Check:
-    low, high = difference(sums, OURS, rival)
-    found = sums[f"loss {OURS}"].sum() / sums[f"loss {CONSTANT}"].sum()
+def _not_worse(name: str, sums: Sums, answer: str, rival: str) -> Check:
+    low, high = difference(sums, answer, rival)
+    found = sums[f"loss {answer}"].sum() / sums[f"loss {CONSTANT}"].sum()
     other = sums[f"loss {rival}"].sum() / sums[f"loss {CONSTANT}"].sum()
     said = f"{found:.4f} to {other:.4f}, difference {low:+.4f} to {high:+.4f}"
     return Check(name, low <= 0, said, "a 95 % interval of the difference that reaches 0")

@@ -1,35 +1,42 @@
-"""Rows that training sees without a key, so that an answer without it is a calibrated one too.
+"""Rows that training sees without a key, or with a category nobody has seen, so that such answers are calibrated ones too.
 
-A key is unavailable when Redis is away or behind: all its features are missing, which is not the zeros of a key that is new.
+A key is unavailable when Redis is away or behind: all its features are missing, which is not the zeros of a key that is new. A
+category that was rare or not there in training has the code of "other", which a log without rare values would never show.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
-from feature_repo.catalogue import Feature
+from feature_repo.vectorize import Fitted
 from models.shards import Shard
 
 
 @dataclass(frozen=True)
 class Masks:
-    """share: of the rows that lose a key, for each key; as many lose all of them. columns: key -> its positions in the vector."""
+    """share: of the rows that lose a key, for each key; as many lose all of them, and as many have "other" in a category.
+
+    columns: key -> its positions in the vector. others: position of a category -> its code for "other".
+    """
 
     share: float
     columns: Mapping[str, tuple[int, ...]]
+    others: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, features: Sequence[Feature], share: float) -> Self:
-        """The masks of a catalogue's keys."""
+    def of(cls, fitted: Fitted, share: float) -> Self:
+        """The masks of the keys and categories that a model sees."""
+        features = fitted.features
         keys = dict.fromkeys(feature.key for feature in features if feature.key)
         columns = {key: tuple(n for n, feature in enumerate(features) if feature.key == key) for key in keys}
-        return cls(share, columns)
+        categories = {n: feature.column for n, feature in enumerate(features) if feature.kind == "category"}
+        return cls(share, columns, {n: float(len(fitted.vocabularies[name])) for n, name in categories.items()})
 
 
 def masked(shard: Shard, masks: Masks) -> Shard:
-    """The shard with features missing where its rows' ids say so: each row loses one key, all of them, or none."""
+    """The shard with features missing or "other" where its rows' ids say so: of one key, of all, of one category, or of none."""
     if not masks.share:
         return shard
     vectors = shard.vectors.copy()
@@ -39,4 +46,7 @@ def masked(shard: Shard, masks: Masks) -> Shard:
     for number, columns in enumerate(groups):
         rows = (place >= number) & (place < number + 1)
         vectors[np.ix_(rows, columns)] = np.nan
+    for number, (column, code) in enumerate(masks.others.items(), len(groups)):
+        rows = (place >= number) & (place < number + 1) & ~np.isnan(vectors[:, column])
+        vectors[rows, column] = code
     return shard.with_vectors(vectors)

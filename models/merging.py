@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xgboost as xgb
 
 from conf.errors import DataError
+from models.lean import xgb
 
 GRID = 2.0**-20
 _EXACT = 2.0**24  # a float32 holds every multiple of the grid below so many of it
 _COARSEST = 2.0**-16  # margins beyond 256 are no log odds of a click
 _CHECKED_ROWS = 512
+_LARGEST = float(np.finfo(np.float32).max)
 
 Tree = dict[str, Any]
 
 
 def merge(
     boosters: Sequence[xgb.Booster], *, names: Sequence[str], base_rate: float = 0.5, share: float = 1.0,
-    onto: xgb.Booster | None = None,
+    onto: xgb.Booster | None = None, absences: Sequence[tuple[Sequence[int], float]] = (),
 ) -> bytes:  # fmt: skip
     """The average of the boosters' margins as one Booster, UBJSON; the same boosters give the same bytes.
 
@@ -34,6 +35,7 @@ def merge(
     only a share of the negatives was trained on, the rate among all. Its log odds differ by the log of that share, which is the
     whole correction: q = p / (p + (1 - p) / kept). names: the features', in order. share: what the margin is
     multiplied by, where it is one part of the model's. onto: a merged model that the boosters were fitted on top of.
+    absences: features, and what is added where all of them are missing (models/absence.py); each is one more tree.
     Raises DataError where the sum would not be exact (margins of 256 and more, or a reloaded model that answers otherwise).
     """
     documents = [json.loads(bytes(booster.save_raw("json"))) for booster in boosters]
@@ -41,6 +43,7 @@ def merge(
     for tree in trees:
         _set_leaves(tree, lambda value: value * share / len(boosters))
     trees += [_single_leaf(share * math.log(base_rate / (1 - base_rate)), len(names))] if onto is None else trees_of(onto)
+    trees += [_missing_tree(features, margin, len(names)) for features, margin in absences]
     grid = _grid(trees)
     for tree in trees:
         _set_leaves(tree, lambda value: round(value / grid) * grid)
@@ -113,17 +116,30 @@ def _set_leaves(tree: Tree, value_of: Callable[[float], float]) -> None:
 
 
 def _single_leaf(margin: float, num_feature: int) -> Tree:
+    return _missing_tree((), margin, num_feature)
+
+
+def _missing_tree(features: Sequence[int], margin: float, num_feature: int) -> Tree:
+    """Adds `margin` where all the features are missing, nothing where one is there: a chain of nodes with a leaf to the left.
+
+    Node 2i asks for feature i: a value is less than the largest float32 and goes left, a missing one goes right by default.
+    """
+    depth = len(features)
+    nodes = 2 * depth + 1
+    asks = [node % 2 == 0 and node < nodes - 1 for node in range(nodes)]
     return {  # XGBoost's reader tells 0 from 0.0
-        **{name: [0] for name in ("default_left", "split_indices", "split_type")},
+        "default_left": [0] * nodes,
+        "split_type": [0] * nodes,
+        "split_indices": [features[node // 2] if asks[node] else 0 for node in range(nodes)],
         **{name: [] for name in ("categories", "categories_nodes", "categories_segments", "categories_sizes")},
-        "loss_changes": [0.0],
-        "base_weights": [margin],
-        "split_conditions": [margin],
-        "left_children": [-1],
-        "right_children": [-1],
-        "parents": [2147483647],
-        "sum_hessian": [1.0],
-        "tree_param": {"num_deleted": "0", "num_feature": str(num_feature), "num_nodes": "1", "size_leaf_vector": "1"},
+        "loss_changes": [0.0] * nodes,
+        "base_weights": [0.0] * (nodes - 1) + [margin],
+        "split_conditions": [_LARGEST if asks[node] else 0.0 for node in range(nodes - 1)] + [margin],
+        "left_children": [node + 1 if asks[node] else -1 for node in range(nodes)],
+        "right_children": [node + 2 if asks[node] else -1 for node in range(nodes)],
+        "parents": [2147483647] + [node - 1 if node % 2 else node - 2 for node in range(1, nodes)],
+        "sum_hessian": [1.0 if asks[node] or node == nodes - 1 else 0.99 for node in range(nodes)],
+        "tree_param": {"num_deleted": "0", "num_feature": str(num_feature), "num_nodes": str(nodes), "size_leaf_vector": "1"},
     }
 
 

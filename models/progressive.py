@@ -53,10 +53,12 @@ class _Day:
 
 
 def evaluate_days(
-    rows: DataFrame, contract: Contract, recipe: Train, *, days: int, truth: DataFrame | None = None
-) -> dict[str, Any]:
+    rows: DataFrame, contract: Contract, recipe: Train, *, days: int, truth: DataFrame | None = None,
+    variants: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """All figures as JSON takes them. rows: the training set. truth: impression_id and probability, of a simulated log.
 
+    variants: also what the last day loses without each group of features, and with fewer rows: a dozen models more.
     Raises DataError where no day can be judged.
     """
     starts = _days(rows)[-days:]
@@ -74,7 +76,7 @@ def evaluate_days(
         "slices": [quality.to_dict() for quality in qualities(pooled)],
         "age": _ages(known, judged, contract),
         "gain": _thinned(gain(last.order)),
-        **_variants(known, last, contract, recipe),
+        **(_variants(known, last, contract, recipe) if variants else {}),
         "withheld": _withheld(last, contract),
     }
 
@@ -113,20 +115,20 @@ def _answers(bundle: Bundle, rows: DataFrame) -> dict[str, Answer]:
     return answers
 
 
-def _figures(sums: Sums, level: float) -> dict[str, Any]:
-    """Of one set of rows: counts, and figures with their intervals."""
+def _figures(sums: Sums, level: float, answer: str = OURS) -> dict[str, Any]:
+    """Of one set of rows: counts, and an answer's figures with their intervals."""
     total = {name: float(column.sum()) for name, column in sums.items()}
 
     def figure(upper: str, lower: str) -> Figure:
         return (total[upper] / total[lower], *interval(sums, ratio_of(upper, lower), level=level))
 
     found: dict[str, Any] = {
-        "rows": int(total["rows"]), "clicks": int(total["clicks"]), "logloss": figure(f"loss {OURS}", "w"),
-        "ne": figure(f"loss {OURS}", f"loss {CONSTANT}"), "calibration_ratio": figure(f"p {OURS}", "wy"),
+        "rows": int(total["rows"]), "clicks": int(total["clicks"]), "logloss": figure(f"loss {answer}", "w"),
+        "ne": figure(f"loss {answer}", f"loss {CONSTANT}"), "calibration_ratio": figure(f"p {answer}", "wy"),
     }  # fmt: skip
     if f"loss {_TRUTH}" in sums:
         found["ne_of_truth"] = total[f"loss {_TRUTH}"] / total[f"loss {CONSTANT}"]
-        found["over_truth"] = figure(f"loss {OURS}", f"loss {_TRUTH}")
+        found["over_truth"] = figure(f"loss {answer}", f"loss {_TRUTH}")
     return found
 
 
@@ -169,12 +171,11 @@ def _variants(rows: DataFrame, day: _Day, contract: Contract, recipe: Train) -> 
     """What NE loses without each group of features and with fewer rows, of the same recipe with one seed."""
     groups = feature_groups(day.bundle.fitted.features)
     variants = {f"without {name}": Variant(without=columns) for name, columns in groups.items()}
-    variants |= {f"{share:.0%} of the rows": Variant(rows=share) for share in _CURVE}
+    curve = {share: OURS if share == 1 else f"{share:.0%} of the rows" for share in _CURVE}
+    variants |= {name: Variant(rows=share) for share, name in curve.items()}
     answers = fit_variants(rows, day.split.earlier, day.choice, contract, recipe, variants)
-    whole = f"{1:.0%} of the rows"
-    sums = slice_sums(
-        day.rows, {OURS: answers[whole], CONSTANT: constant(day.bundle.fitted.base_rate), **answers}, contract, {}, by=undivided
-    )[_ALL]
+    every = {**answers, CONSTANT: constant(day.bundle.fitted.base_rate)}
+    sums = slice_sums(day.rows, every, contract, {}, by=undivided)[_ALL]
     cost = costs(day.rows, day.bundle.fitted, groups, contract)
 
     def lost(name: str) -> Figure:
@@ -183,10 +184,9 @@ def _variants(rows: DataFrame, day: _Day, contract: Contract, recipe: Train) -> 
         return (float(worse(once)[0]), *interval(sums, worse))
 
     many = day.split.earlier.rows
-    shares = [share for share in _CURVE if f"{share:.0%} of the rows" in answers]
     return {
         "ablation": [{"group": name, "lost": lost(f"without {name}"), **cost[name]} for name in groups],
-        "curve": [{"rows": round(share * many), "lost": lost(f"{share:.0%} of the rows")} for share in shares],
+        "curve": [{"rows": round(share * many), "lost": lost(name)} for share, name in curve.items() if name in answers],
     }
 
 
@@ -198,11 +198,7 @@ def _withheld(day: _Day, contract: Contract) -> list[dict[str, Any]]:
     answers = {**_answers(day.bundle, day.rows), **named}
     sums = slice_sums(day.rows, answers, contract, {}, by=undivided)[_ALL]
     level = 1 - 0.05 / len(groups)
-    found = []
-    for name in groups:
-        ours = {**sums, f"loss {OURS}": sums[f"loss without {name}"], f"p {OURS}": sums[f"p without {name}"]}
-        found.append({"key": name, **_figures(ours, level)})
-    return found
+    return [{"key": name, **_figures(sums, level, f"without {name}")} for name in groups]
 
 
 def _thinned(curve: npt.NDArray[np.float64]) -> list[list[float]]:

@@ -1,15 +1,22 @@
 """Moving the alias `champion`, and what serves while nothing deserves it."""
 
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from conf.contract import Contract
 from conf.errors import BundleError
+from conf.lease import lease
 from models.bundle import Bundle, save_bundle
 from models.published import load_champion, publish
 from models.tracking import Registry, Version
 
 PRIOR = "prior"
+
+
+def turn(state: Path, contract: Contract) -> AbstractContextManager[None]:
+    """Held while the champion is judged and moved: what one reads the other must not have begun to change. See conf/lease.py."""
+    return lease(state / "leases", f"champion-{contract.name}")
 
 
 def checked(candidate: Version, contract: Contract, id_key_fingerprint: str) -> Bundle:
@@ -38,8 +45,7 @@ def crown(registry: Registry, candidate: Version, root: Path) -> None:
     if current is None or (current.version, current.bundle.identity) != (candidate.number, candidate.identity):
         publish(root, candidate.folder, candidate.number)
         load_champion(root)
-    if registry.champion() != candidate.number:
-        registry.set_champion(candidate.number)
+    registry.crown(candidate.number)
 
 
 def servable(root: Path, contract: Contract, id_key_fingerprint: str) -> bool:

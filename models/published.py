@@ -1,5 +1,7 @@
 """The bundle that serves: a folder of published bundles and one pointer file, swapped at once. It names those before, too.
 
+Whoever changes the pointer holds the lease `champion-<contract>` (models/promotion.py).
+
 MLflow's alias `champion` is the record; this is its copy for serving, which reads files and asks no registry.
 """
 
@@ -46,25 +48,35 @@ def publish(root: Path, source: Path, version: str) -> None:
     _point(root, named, [one for one in past if one != named])
 
 
-def _point(root: Path, champion: Mapping[str, str], before: Sequence[Mapping[str, str]]) -> None:
-    write_whole(root / _POINTER, json.dumps({**champion, "before": before[:_REMEMBERED]}) + "\n")
+def _point(root: Path, champion: Mapping[str, str], before: Sequence[Mapping[str, str]], left: str | None = None) -> None:
+    write_whole(root / _POINTER, json.dumps({**champion, "before": before[:_REMEMBERED], "left": left}) + "\n")
 
 
 def roll_back(root: Path, contract_hash: str, id_key_fingerprint: str) -> tuple[str, Champion]:
     """Point to the newest champion before this one that verifies and is of this contract and id key.
 
-    Returns the version that served, and the champion. Raises BundleError where there is none.
+    Returns the version that served, and the champion. Until `settle_rollback` was called the next call returns the same again, so
+    that one that was interrupted goes no further back. Raises BundleError where there is none.
     """
-    pointer = _pointer(root) if _exists(root) else {"before": []}
+    pointer = _pointer(root) if _exists(root) else {"before": [], "left": None}
+    if pointer["left"] is not None:
+        bundle = load_bundle(root / pointer["identity"], identity=pointer["identity"])
+        return pointer["left"], Champion(pointer["version"], bundle)
     for place, one in enumerate(pointer["before"]):
         try:
             bundle = load_bundle(root / one["identity"], identity=one["identity"])
         except BundleError:
             continue
         if (bundle.contract_hash, bundle.id_key_fingerprint) == (contract_hash, id_key_fingerprint):
-            _point(root, one, pointer["before"][place + 1 :])
+            _point(root, one, pointer["before"][place + 1 :], left=pointer["version"])
             return pointer["version"], Champion(one["version"], bundle)
     raise BundleError(f"{root / _POINTER}: found no champion before this one that may serve, expected one: run jobs/promote.py")
+
+
+def settle_rollback(root: Path) -> None:
+    """Everybody knows of it: the next rollback is another one."""
+    pointer = _pointer(root)
+    _point(root, {name: pointer[name] for name in ("version", "identity")}, pointer["before"])
 
 
 def _verifies(folder: Path, identity: str) -> bool:
@@ -95,4 +107,4 @@ def _pointer(root: Path) -> dict[str, Any]:
         before = [{name: str(one[name]) for name in named} for one in pointer.get("before", [])]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BundleError(f"{path}: not readable, expected version and identity; run jobs/promote.py") from None
-    return {**named, "before": before}
+    return {**named, "before": before, "left": pointer.get("left")}

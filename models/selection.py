@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import xgboost as xgb
 
 from conf.settings import Train, TreePreset
 from feature_repo.vectorize import Float32
@@ -17,6 +16,7 @@ from models.boosting import Start
 from models.calibration import Calibrator, Scored, choose_calibrator
 from models.collective import total
 from models.folds import Fold, best_rounds, fit_fold, folds_of, learnable, sampled
+from models.lean import xgb
 from models.masking import Masks
 from models.ridge import Ridge, fit_ridge
 from models.shards import Shard

@@ -124,7 +124,9 @@ class Registry:
         found = {str(version.version): version for version in self._versions()}
         if not found:
             raise BundleError(f"{self._uri}: no registered model {self.name}, expected what jobs/train.py makes: run it first")
-        number = number or max((n for n, of in found.items() if ROLLED_BACK not in of.tags), key=int, default=max(found, key=int))
+        number = number or max((n for n, of in found.items() if ROLLED_BACK not in of.tags), key=int, default=None)
+        if number is None:
+            raise BundleError(f"{self._uri}: every version of {self.name} was rolled back, expected a newer one, or --version N")
         if number not in found:
             known = ", ".join(sorted(found, key=int))
             raise BundleError(f"{self._uri}: {self.name} has no version {number}, expected one of {known}")
@@ -147,6 +149,13 @@ class Registry:
         if number in {str(version.version) for version in self._versions()}:
             self.client.set_model_version_tag(self.name, number, ROLLED_BACK, to or "no version")
         self.set_champion(to)
+
+    def crown(self, number: str) -> None:
+        """Give a version the alias; that it was once rolled back does not count any more."""
+        if ROLLED_BACK in self.tags(number):
+            self.client.delete_model_version_tag(self.name, number, ROLLED_BACK)
+        if self.champion() != number:
+            self.set_champion(number)
 
     def tags(self, number: str) -> dict[str, str]:
         """What is noted of a version."""

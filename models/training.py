@@ -20,7 +20,7 @@ from conf.errors import DataError
 from conf.settings import Train
 from feature_repo.catalogue import raw_schema
 from models import golden
-from models.assembly import assembled, counters_of, fit_model, grown
+from models.assembly import assembled, counters_of, fit_model, grown, with_absences
 from models.boosting import Kept, Start
 from models.bundle import Bundle
 from models.evaluation import CONSTANT, OURS, constant, frequent, qualities, slice_sums
@@ -86,15 +86,21 @@ def fit_rival(
 ) -> Bundle | None:
     """The champion's recipe fitted to the rows before a time.
 
-    None where the champion has none, as prior rates have, or one of another release.
+    Of prior rates, those of the rows before. None where the champion has no recipe, or one of another release.
     """
+    earlier = time_split(rows, until).earlier
+    if champion.kind == "prior":
+        rate = earlier.click_rate(contract.sampling.negatives)
+        return replace(champion, fitted=replace(champion.fitted, base_rate=rate), golden=None)
     try:
         choice, recipe = Choice.from_dict(champion.metrics["choice"]), Train.model_validate(champion.metrics["recipe"])
     except (KeyError, TypeError, ValueError):
         return None
     if choice.preset not in recipe.presets:
         return None
-    rival, _ = fit_part(rows, time_split(rows, until).earlier, choice, contract, recipe, id_key_fingerprint)
+    if "recalibrated" in champion.metrics:
+        choice = replace(choice, calibrator=champion.calibrator)
+    rival, _ = fit_part(rows, earlier, choice, contract, recipe, id_key_fingerprint)
     return rival
 
 
@@ -121,7 +127,7 @@ def fit_part(
     """
     require_learnable(part)
     fitted = fit_state(rows, contract, recipe, part) if start is None else start.fitted
-    masks = Masks.of(fitted.features, recipe.masked)
+    masks = Masks.of(fitted, recipe.masked)
     counters = counters_of(fitted.features)
     negatives = contract.sampling.negatives
 
@@ -131,6 +137,8 @@ def fit_part(
         chosen = how if isinstance(how, Choice) else choose(shard, recipe, how, masks, counters, negatives, onto)
         purpose = json.dumps([part.until_us, fitted.to_dict(), start.identity if start else None], sort_keys=True)
         model = fit_model(masked(shard, masks), chosen, recipe, counters, kept=kept, purpose=purpose, start=onto)
+        if start is None:  # else they are among the trees it goes on from
+            model = with_absences(model, shard, masks, negatives)
         return {_CHOICE: json.dumps(chosen.to_dict()).encode(), **model}
 
     shards = sharded(rows.where(part.within()), fitted, recipe.num_workers)

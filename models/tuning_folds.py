@@ -70,7 +70,7 @@ class TuningFolds:
 def tuning_folds(rows: DataFrame, split: Split, contract: Contract, recipe: Train) -> Iterator[TuningFolds]:
     """The folds within `split.earlier` of training rows, kept by Spark for the block. Raises DataError where none can judge."""
     fitted = fit_state(rows, contract, recipe, split.earlier)
-    masks = Masks.of(fitted.features, recipe.masked)
+    masks = Masks.of(fitted, recipe.masked)
     shards = sharded(rows.where(split.earlier.within()), fitted, recipe.num_workers).persist()
     try:
         counted = on_workers(shards, recipe.num_workers, recipe.threads, len(fitted.names), _counting(split.cuts, recipe, masks))

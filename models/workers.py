@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from threading import Thread
 
 import pyarrow as pa
-import xgboost as xgb
 from py4j.protocol import Py4JJavaError
 from pyspark import BarrierTaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
+from models.lean import xgb
 from models.shards import Shard, read_shard
 
 log = logging.getLogger("clickodds")

@@ -3,13 +3,13 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xgboost as xgb
 
 from conf.contract import Contract
 from feature_repo.catalogue import EVENT_TIMESTAMP
 from feature_repo.vectorize import Fitted, vectorize
 from models.assembly import counters_of
 from models.bundle import Bundle
+from models.lean import xgb
 from models.merging import merge
 from models.ridge import fit_ridge
 from models.split import Slice, Split

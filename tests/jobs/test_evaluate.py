@@ -41,6 +41,7 @@ def folder(spark: SparkSession, demo_contract: Contract, tmp_path_factory: pytes
     context.warehouse.replace("training_set", spark.createDataFrame(table), partition_by=["date"])
     truth = pa.table({"impression_id": table["impression_id"], "probability": pa.array(np.full(len(table), 0.06))})
     spark.createDataFrame(truth).write.parquet(str(folder / "truth"))
+    (folder / "truth" / "books.json").write_text("{}")
     counts = evaluate(context, argparse.Namespace(days=2, truth=str(folder / "truth")))
     at = table[EVENT_TIMESTAMP].cast(pa.int64()).to_numpy()
     recent = at >= START_US + (DAYS - 2) * DAY_US

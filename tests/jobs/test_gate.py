@@ -168,10 +168,13 @@ def with_labels(table: pa.Table, labels: pa.Array) -> pa.Table:
     return table.set_column(table.column_names.index("label"), "label", labels.cast(pa.int32()))
 
 
-def test_one_trained_on_shuffled_labels(installed: Installation) -> None:
+def test_one_trained_on_shuffled_labels(installed: Installation, retrained: tuple[Bundle, Bundle]) -> None:
     shuffled = np.random.default_rng(0).permutation(installed.table["label"].to_numpy())
-    said = refused(installed, *installed.trained(with_labels(installed.table, pa.array(shuffled))))
-    assert "NE against the champion's recipe" in said
+    bundle, judged = installed.trained(with_labels(installed.table, pa.array(shuffled)))
+    assert "NE against the champion's recipe" in refused(installed, bundle, judged)
+    said = refused(installed, replace(bundle, calibrator=Calibrator("shift", (1e-9,)), golden=None), retrained[1])
+    assert "NE against" not in said, "the judged one is good"
+    assert "NE of the bundle that would serve, against the judged one" in said
 
 
 def test_one_that_is_broken_in_a_single_slice(installed: Installation) -> None:
@@ -258,6 +261,9 @@ def test_force_needs_a_reason_and_keeps_it_and_one_command_goes_back(
     assert f"version {before} is published" in done.stderr
     assert installed.registry.tags(version)["rolled_back"] == before
     assert installed.registry.version().number != version, "no default any more"
+    installed.registry.crown(version)
+    assert "rolled_back" not in installed.registry.tags(version), "brought back"
+    installed.registry.roll_back(version, before)
 
 
 def test_newer_rows_judge_too(installed: Installation, retrained: tuple[Bundle, Bundle]) -> None:

@@ -152,7 +152,7 @@ def test_a_presets_figure_is_the_one_that_training_chooses_by(tuned: Tuned) -> N
     fitted = fit_state(rows, context.contract, recipe, split.earlier)
 
     def task(shard: Shard) -> Mapping[str, bytes]:
-        losses = choose(shard, recipe, split.cuts, Masks.of(fitted.features, recipe.masked), [0], 1.0).losses
+        losses = choose(shard, recipe, split.cuts, Masks.of(fitted, recipe.masked), [0], 1.0).losses
         return {name: repr(loss).encode() for name, loss in losses.items()}
 
     losses = on_workers(sharded(rows.where(split.earlier.within()), fitted, 1), 1, 1, len(fitted.names), task)

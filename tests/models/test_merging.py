@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
-import xgboost as xgb
 
 from conf.errors import DataError
+from models.lean import xgb
 from models.merging import GRID, Tree, assemble, check, merge, trees_of
 
 NAMES = [f"feature_{index}" for index in range(6)]
@@ -76,6 +76,15 @@ def exact(booster: xgb.Booster, trees: Sequence[Tree]) -> list[float]:
     leaves = booster.predict(xgb.DMatrix(rows(), feature_names=NAMES), pred_leaf=True).astype(int)
     values = [[round(value / GRID) for value in tree["split_conditions"]] for tree in trees]
     return [sum(values[tree][leaf] for tree, leaf in enumerate(row)) * GRID for row in leaves]
+
+
+def test_what_is_added_where_features_are_missing(boosters: Sequence[xgb.Booster]) -> None:
+    plain = loaded(merge(boosters, base_rate=0.07, names=NAMES))
+    added = loaded(merge(boosters, base_rate=0.07, names=NAMES, absences=[([1], 0.5), ([0, 1], -0.25)]))
+    missing = np.isnan(rows())
+    expected = 0.5 * missing[:, 1] - 0.25 * (missing[:, 0] & missing[:, 1])
+    assert set(expected.tolist()) == {0.0, 0.25, 0.5}
+    assert (margins(added) - margins(plain)).tolist() == expected.tolist()
 
 
 def test_attributes_of_early_stopping_are_gone(boosters: Sequence[xgb.Booster]) -> None:

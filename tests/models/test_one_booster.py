@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-import xgboost as xgb
 from pyspark.sql import SparkSession
 
 from conf.contract import Contract
@@ -20,6 +19,7 @@ from feature_repo.vectorize import Fitted, vectorize
 from models.boosting import parameters_of
 from models.bundle import Bundle, save_bundle
 from models.calibration import Calibrator
+from models.lean import xgb
 from models.merging import merge
 from models.ridge import fit_ridge
 from tests.training_rows import training_table

@@ -6,6 +6,7 @@ import pytest
 
 from conf.contract import Contract
 from feature_repo.catalogue import catalogue
+from feature_repo.vectorize import Fitted
 from models.masking import Masks, masked
 from models.shards import Shard, read_shard, shard_columns
 
@@ -37,11 +38,14 @@ def test_uniform_draws_are_even_and_of_different_purposes_independent() -> None:
     assert one.where(np.arange(100_000) >= 50_000).uniform("mask").tolist() == a[50_000:].tolist(), "whoever holds the row"
 
 
-def test_each_row_loses_one_key_all_or_none(demo_contract: Contract) -> None:
-    features = catalogue(demo_contract)
-    masks = Masks.of(features, 0.01)
+def test_each_row_loses_one_key_all_a_category_or_none(demo_contract: Contract) -> None:
+    words = {f.column: ("a", "b") for f in catalogue(demo_contract) if f.kind == "category"}
+    fitted = Fitted.of(demo_contract, base_rate=0.05, strength=20.0, vocabularies=words)
+    features = fitted.features
+    masks = Masks.of(fitted, 0.01)
     assert set(masks.columns) == set(demo_contract.keys)
-    missing = np.isnan(masked(shard(100_000, len(features)), masks).vectors)
+    vectors = masked(shard(100_000, len(features)), masks).vectors
+    missing = np.isnan(vectors)
     lost = {key: missing[:, list(columns)] for key, columns in masks.columns.items()}
     assert all((some.all(axis=1) == some.any(axis=1)).all() for some in lost.values()), "a key is lost whole"
     count = np.sum([some[:, 0] for some in lost.values()], axis=0)
@@ -52,4 +56,8 @@ def test_each_row_loses_one_key_all_or_none(demo_contract: Contract) -> None:
     assert (count == len(lost)).sum() == pytest.approx(1_000, abs=150)
     context = [n for n, feature in enumerate(features) if not feature.key]
     assert not missing[:, context].any()
+    assert len(masks.others) == len(words) > 1
+    other = np.stack([vectors[:, n] == code for n, code in masks.others.items()])
+    assert other.sum(axis=1).tolist() == pytest.approx([1_000] * len(words), abs=150)
+    assert not (other.sum(axis=0) + (count > 0) > 1).any(), "one thing a row"
     assert masked(shard(10, 3), Masks(0.0, {})).vectors.tolist() == shard(10, 3).vectors.tolist()

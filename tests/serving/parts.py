@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xgboost as xgb
 
 from conf.contract import ALL_KEY, CLOCK, SCOPE, Contract
 from conf.personal import IdKey
 from conf.tables import Tables
 from feature_repo.vectorize import Fitted
 from models.bundle import Bundle
+from models.lean import xgb
 
 AS_OF = datetime(2026, 3, 1, 10, tzinfo=UTC)
 KEY = b"a key for tests only, 32 bytes.."
