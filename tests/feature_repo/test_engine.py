@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,16 @@ def random_rows(view: View, rng: random.Random) -> list[tuple[Any, ...]]:
 def test_redis_holds_what_feast_s_own_engine_writes(
     spark: SparkSession, tmp_path: Path, address: str, client: Any, seed: int
 ) -> None:
-    """All at once, and in increments of which one finds nothing; views with the same key share it."""
+    """Feast's all at once, ours in increments, of which one finds nothing; views with the same key share it."""
     rng = random.Random(seed)
     for view in VIEWS:
         write_table(spark, tmp_path, view, random_rows(view, rng))
     held = {}
-    for engine in (LOCAL, OURS):
+    for engine, hours in ((LOCAL, [-2, 20]), (OURS, [-2, 5, 6, 6.5, 20])):
         client.flushall()
         store = feast_store(tmp_path, address, VIEWS, engine)
-        for start, end in ((-2, 5), (5, 6), (6, 6.5), (6.5, 20)):
-            move(spark, store, START + start * HOUR, START + end * HOUR)
+        for start, end in pairwise(START + hour * HOUR for hour in hours):
+            move(spark, store, start, end)
         held[engine] = dumps(client)
     assert len(held[LOCAL]) > 8
     assert held[OURS] == held[LOCAL]
