@@ -22,6 +22,7 @@ from feature_repo.vectorize import Fitted, prior_rate, vectorize
 from models import golden
 from models.calibration import Calibrator
 from models.lean import xgb
+from models.merging import margins_of
 from models.ridge import Ridge
 
 FORMAT = 2
@@ -61,8 +62,7 @@ class Bundle:
 
     def margins(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Log odds, one per row of `vectors`. Exact: every partial sum lies on the grid of models/merging.py."""
-        found = self.booster.inplace_predict(vectors, predict_type="margin")
-        trees = np.asarray(found, dtype=np.float64).reshape(len(vectors))  # of no rows XGBoost makes (0, 0)
+        trees = margins_of(self.booster, vectors)
         return trees if self.ridge is None else trees + self.ridge.log_odds(vectors)
 
     def probabilities(self, raw: pa.RecordBatch) -> npt.NDArray[np.float64]:

@@ -50,7 +50,7 @@ class Trained:
 
 
 def registry(context: Context) -> Registry:
-    return Registry(str(context.settings.mlflow), context.settings.state / "mlartifacts", context.contract.name)
+    return Registry.of(context.settings, context.contract)
 
 
 def make_context(spark: SparkSession, contract: Contract, folder: Path) -> Context:
