@@ -17,13 +17,13 @@ from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
 from conf.contract_file import load_contract
 from conf.personal import IdKey
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter, raw_schema
+from feature_repo.redis_layout import hash_field, redis_key
 from feature_repo.vectorize import Fitted, Float32, vectorize
 from models.bundle import Bundle, save_bundle
 from models.calibration import Calibrator
 from models.merging import merge
 from models.published import publish
 from models.ridge import Ridge
-from serving.feast_layout import hash_field, redis_key
 
 KEY = b"the key of the serving bench, 32"
 CLOCK_AT = datetime(2026, 3, 1, 10, tzinfo=UTC)

@@ -6,7 +6,7 @@ protos/feast/types/Value.proto; tests hold both sides equal. docs/materialize.md
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mmh3
@@ -20,6 +20,7 @@ from feature_repo.byte_matrix import Ints, Mask, Piece, constant, decimal, fixed
 
 AT = "at_us"  # column of a batch: the row's time, microseconds since 1970
 _STRING, _INT32, _INT64 = 2, 3, 4  # feast.types.Value.ValueType
+_STRING_TAG = struct.pack("<I", _STRING)
 _INT64_TAG = 0x20  # field int64_val of feast.types.Value, as a varint
 _WORD = 1 << 64
 _MATRIX_BYTES = 1 << 20  # of one part of the work: it should stay in the processor's cache
@@ -36,14 +37,42 @@ class LayoutError(DataError):
 def redis_key(project: str, entity: Mapping[str, str]) -> bytes:
     """Redis key of an entity: join key -> value, text in canonical form; empty for the views `all` and `clock`."""
     ordered = sorted((entity or {SCOPE: ALL_KEY}).items())
-    values = b"".join(struct.pack("<II", _STRING, len(value.encode())) + value.encode() for _, value in ordered)
-    return key_prefix([name for name, _ in ordered]) + values + project.encode()
+    return key_prefix(entity) + b"".join(_text(value) for _, value in ordered) + project.encode()
 
 
-def key_prefix(join_keys: list[str]) -> bytes:
-    """How every key of these join keys begins, whatever the project."""
-    names = [struct.pack("<II", _STRING, len(name.encode())) + name.encode() for name in sorted(join_keys)]
-    return struct.pack("<I", len(names)) + b"".join(names)
+class KeyWriter:
+    """`redis_key` for one set of join keys, for values in the columns' own order."""
+
+    def __init__(self, project: str, columns: Sequence[str]) -> None:
+        self.prefix = key_prefix(columns)
+        self._order = sorted(range(len(columns)), key=lambda place: columns[place])
+        self._project = project.encode()
+
+    def __call__(self, values: Sequence[str]) -> bytes:
+        return self.prefix + b"".join([_text(values[place]) for place in self._order]) + self._project
+
+
+def key_prefix(columns: Iterable[str]) -> bytes:
+    """How the keys of every entity of these join keys begin, of all projects; no prefix begins another."""
+    ordered = sorted(columns) or [SCOPE]
+    return struct.pack("<I", len(ordered)) + b"".join(_text(name) for name in ordered)
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<II", _STRING, len(data)) + data
+
+
+def is_key(data: bytes, prefix: bytes, parts: int, project: str) -> bool:
+    """Whether these bytes are a key of the project with this prefix: so many texts, then the project's name, and no more."""
+    at = len(prefix)
+    if not data.startswith(prefix):
+        return False
+    for _ in range(parts):
+        if data[at : at + 4] != _STRING_TAG or len(data) < at + 8:
+            return False
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+    return data[at:] == project.encode()
 
 
 def project_of(key: bytes) -> bytes:
@@ -253,7 +282,7 @@ def _string(column: pa.Array) -> list[Piece]:
 
 def _key_string(column: pa.Array) -> list[Piece]:
     text = texts(column)
-    return [fixed(struct.pack("<I", _STRING), text.lengths.astype("<u4"), _present(column)), text]
+    return [fixed(_STRING_TAG, text.lengths.astype("<u4"), _present(column)), text]
 
 
 def _key_integer(kind: int, word: str) -> Callable[[pa.Array], list[Piece]]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from conf.contract import Contract
+from feature_repo.redis_layout import LayoutError
 from feature_repo.vectorize import Float32, Float64
 from models.published import Champion
 from serving.candidate_rows import CandidateRows
-from serving.feast_layout import LayoutError
 from serving.freshness import Freshness, Reason, judge_clock
 from serving.key_reader import decode_clock, used_counters
 from serving.logs import Seldom

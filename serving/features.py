@@ -12,8 +12,8 @@ import pyarrow as pa
 from conf.contract import AS_OF, CLOCK, Contract
 from conf.personal import IdKey
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter, raw_schema
+from feature_repo.redis_layout import LayoutError, decode_int64, hash_field, redis_key
 from serving.canonical import RawValue, RequestValue, raw_text
-from serving.feast_layout import LayoutError, decode_int64, hash_field, redis_key
 from serving.freshness import Freshness, Reason, judge_clock
 from serving.key_reader import clock_command, decode_clock
 from serving.logs import Seldom

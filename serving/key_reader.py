@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from conf.contract import Contract
-from serving.feast_layout import KeyWriter, LayoutError, decode_int64, hash_field, redis_key
+from feature_repo.redis_layout import KeyWriter, LayoutError, decode_int64, hash_field, redis_key
 from serving.redis_link import command
 
 _NULL = float("nan")

@@ -15,8 +15,8 @@ from weakref import WeakSet
 import numpy as np
 
 from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
+from feature_repo.redis_layout import LayoutError, is_key, key_prefix, redis_key
 from feature_repo.vectorize import Float64
-from serving.feast_layout import LayoutError, is_key, key_prefix, redis_key
 from serving.key_reader import KeyReader, clock_command, decode_clock
 from serving.redis_address import RedisAddress
 from serving.redis_link import LinkError, RedisLink, command

@@ -20,13 +20,13 @@ from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
 from conf.redis_server import free_port
 from conf.settings import Serving
 from feature_repo.catalogue import raw_schema
+from feature_repo.redis_layout import hash_field, redis_key
 from models.bundle import Bundle
 from models.merging import merge
 from models.published import Champion
 from models.ridge import Ridge
 from serving.app import PREDICT, create_app
 from serving.fast_path import FastPath
-from serving.feast_layout import hash_field, redis_key
 from serving.features import OnlineFeatures, RawFeatures
 from serving.freshness import Reason
 from serving.hot import Served

@@ -16,8 +16,8 @@ from conf.contract import AS_OF as AS_OF_COLUMN
 from conf.contract import CLOCK, Contract
 from conf.redis_server import free_port, redis_server
 from feature_repo.catalogue import raw_schema
+from feature_repo.redis_layout import hash_field, redis_key
 from serving.canonical import RequestValue
-from serving.feast_layout import hash_field, redis_key
 from serving.features import OnlineFeatures, RawFeatures
 from serving.freshness import Reason
 from serving.redis_address import parse_address

@@ -33,6 +33,7 @@ from conf.redis_server import redis_server
 from conf.served import served_folder
 from conf.settings import ROOT
 from feature_repo.catalogue import raw_schema
+from feature_repo.redis_layout import hash_field, redis_key
 from jobs.command import Context
 from jobs.explain import explanation
 from jobs.features import raw_columns, with_counters
@@ -43,7 +44,6 @@ from jobs.replay_predictions import replay_predictions
 from jobs.simulate import write_log
 from jobs.simulation import Plan
 from models.published import Champion, load_champion
-from serving.feast_layout import hash_field, redis_key
 from tests.conftest import ID_KEY_HEX
 from tests.logs import as_yaml, changed
 
