@@ -152,16 +152,17 @@ def test_a_request_for_another_protocol_is_answered_as_http(limited: Running) ->
 
 
 def test_too_many_requests_are_shed_with_a_time_to_come_again(demo: Contract, tmp_path: Path) -> None:
-    installation = Installation.make(tmp_path, "127.0.0.1:1", {"queue_age_ms": "5"})
+    installation = Installation.make(tmp_path, "127.0.0.1:1", {"queue_age_ms": "2"})
     installation.publish(demo)
+    many = {**BODY, "candidates": [{"ad_id": number, "campaign_id": "c1"} for number in range(200)]}
     with installation.started() as server:
-        with load(server.port, BODY, callers=25) as found:
-            found.wait(400)
+        with load(server.port, many, callers=50) as found:
+            found.wait(400, within_s=60)
         again = [httpx2.post(f"{server.address}{PREDICT}", json=BODY, trust_env=False).status_code for _ in range(20)]
     assert set(found.statuses) <= {200, 503}
     assert found.statuses[200] > 0, "those that are taken are answered"
     shed = [reply for reply in found.replies if reply.status == 503]
-    assert shed, "25 callers, and none may wait for 5 ms"
+    assert shed, "50 callers, and none may wait for 2 ms"
     assert {reply.headers["retry-after"] for reply in shed} == {"1"}
     assert all(reply.json["status"] == 503 for reply in shed)
     assert 200 in again, "and when they are gone it is as before"
