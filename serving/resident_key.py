@@ -75,6 +75,12 @@ class ResidentKey:
             changed.append(row)
         return changed
 
+    def forget(self, redis_key: bytes) -> None:
+        """Every request that names the entity is to look it up, and finds out itself what is wrong with it."""
+        row = self._rows.pop(redis_key, None)
+        for value in [value for value, its in self._by_value.items() if its == row] + self._absent.pop(redis_key, []):
+            self._by_value.pop(value, None)
+
     def learn(self, value: Any, redis_key: bytes, reply: Any) -> tuple[int | None, bool]:
         """Keep a value that a request looked up: its row, None where there is no room; whether it is new. Raises LayoutError."""
         changed = self.put([redis_key], [reply]) if redis_key not in self._rows else []

@@ -18,6 +18,7 @@ from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
 from feature_repo.redis_layout import LayoutError, is_key, key_prefix, redis_key
 from feature_repo.vectorize import Float64
 from serving.key_reader import KeyReader, clock_command, decode_clock
+from serving.logs import Seldom
 from serving.redis_address import RedisAddress
 from serving.redis_link import LinkError, RedisLink, command
 from serving.resident_key import ResidentKey
@@ -66,6 +67,7 @@ class Residents:
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._why = ""
+        self._unreadable = Seldom(log)
 
     async def start(self, wait_s: float) -> None:
         """Begin to follow Redis; returns when everything is read, or after wait_s."""
@@ -168,9 +170,23 @@ class Residents:
                 if set(table.reader.columns) == set(columns):
                     for start in range(0, len(ours), _TOGETHER):
                         some = ours[start : start + _TOGETHER]
-                        changed = table.put(some, await self._ask(link, [table.reader.hmget(k) for k in some]))
+                        changed = self._put(table, some, await self._replies(link, [table.reader.hmget(k) for k in some]))
                         for listener in self.listeners if changed else ():
                             listener.changed(key, changed)
+
+    def _put(self, table: ResidentKey, redis_keys: Sequence[bytes], replies: Sequence[Any]) -> list[int]:
+        """The rows that changed. One entity that cannot be read must not keep the others from being fresh."""
+        try:
+            return table.put(redis_keys, replies)
+        except LayoutError:
+            changed: list[int] = []
+        for one, reply in zip(redis_keys, replies, strict=True):
+            try:
+                changed += table.put([one], [reply])
+            except LayoutError as error:
+                table.forget(one)
+                self._unreadable.warning("a candidate is not kept in memory, %r: %s", one, error)
+        return changed
 
     async def _read_clock(self, link: RedisLink) -> tuple[Float64, int | None]:
         clock, counters = await self._ask(link, [self._clock, self._all.hmget(self._scope)])
@@ -183,11 +199,16 @@ class Residents:
             await listener.published(everything, as_of_us)
 
     async def _ask(self, link: RedisLink, commands: Sequence[bytes]) -> list[Any]:
-        async with asyncio.timeout(10):
-            replies = await link.ask(b"".join(commands), len(commands))
+        replies = await self._replies(link, commands)
         if wrong := next((reply for reply in replies if isinstance(reply, Exception)), None):
             raise LayoutError(str(wrong))
         return replies
+
+    @staticmethod
+    async def _replies(link: RedisLink, commands: Sequence[bytes]) -> list[Any]:
+        """Errors among them."""
+        async with asyncio.timeout(10):
+            return await link.ask(b"".join(commands), len(commands))
 
     def _columns(self) -> list[tuple[str, ...]]:
         return [*(table.reader.columns for table in self.keys.values()), ()]

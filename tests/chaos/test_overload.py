@@ -17,6 +17,7 @@ from tests.serving.test_change_under_load import BODY
 pytestmark = pytest.mark.chaos
 
 CALLERS = 200
+MANY = {**BODY, "candidates": [{"ad_id": number, "campaign_id": "c1"} for number in range(200)]}  # more work than asking is
 OVERLOAD_S = 20.0
 BACK_WITHIN_S = 5.0
 
@@ -37,20 +38,20 @@ def _median(found: Load, begun: int) -> float:
 
 
 def test_overload_is_shed_and_leaves_nothing_behind(demo: Contract, tmp_path: Path) -> None:
-    installation = Installation.make(tmp_path, "127.0.0.1:1", {"queue_age_ms": "50", "in_flight": "32"})
+    installation = Installation.make(tmp_path, "127.0.0.1:1", {"queue_age_ms": "20", "in_flight": "32"})
     installation.publish(demo)
     with installation.started() as server:
-        with load(server.port, BODY, callers=1) as calm:
+        with load(server.port, MANY, callers=1) as calm:
             calm.wait(300)
-        with load(server.port, BODY, callers=CALLERS) as flood:
+        with load(server.port, MANY, callers=CALLERS) as flood:
             time.sleep(2)
             before_mb = _resident_mb(server)
             time.sleep(OVERLOAD_S)
             after_mb = _resident_mb(server)
         ended = time.monotonic()
-        with load(server.port, BODY, callers=1) as again:
+        with load(server.port, MANY, callers=1) as again:
             again.wait(300)
-        took = httpx2.post(f"{server.address}{PREDICT}", json=BODY, trust_env=False)
+        took = httpx2.post(f"{server.address}{PREDICT}", json=MANY, trust_env=False)
     answered, shed = flood.statuses[200], flood.statuses[503]
     first_s = again.replies[0].at - ended
     print(  # noqa: T201

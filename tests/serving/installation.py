@@ -36,7 +36,8 @@ class Installation:
         (state / "id.key").write_text(KEY.hex())
         COMPILED.mkdir(parents=True, exist_ok=True)
         (state / "numba").symlink_to(COMPILED)
-        return cls(state, redis, {"redis_deadline_ms": "500"} | (settings or {}))  # the machine may be busy
+        patient = {"redis_deadline_ms": "500", "queue_age_ms": "30000"}  # the machine may be busy
+        return cls(state, redis, patient | (settings or {}))
 
     def environment(self) -> dict[str, str]:
         own = {"CLICKODDS_STATE": str(self.state), "CLICKODDS_REDIS": self.redis, "PYTHONPATH": str(ROOT)}

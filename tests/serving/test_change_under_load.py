@@ -26,7 +26,7 @@ BODY: dict[str, Any] = {
 
 @pytest.fixture
 def installation(tmp_path: Path, filled_redis: str) -> Installation:
-    return Installation.make(tmp_path, filled_redis, {"reload_every": "1s", "drain": "2s", "queue_age_ms": "30000"})
+    return Installation.make(tmp_path, filled_redis, {"reload_every": "1s", "drain": "2s"})
 
 
 def _until(true: Callable[[], bool], within_s: float = 30.0) -> None:

@@ -63,7 +63,7 @@ def test_prior_rates_explain_themselves(demo: Contract) -> None:
 
 def test_a_request_is_explained_as_it_is_answered(demo: Contract, tmp_path: Any, filled_redis: str) -> None:
     hashed = hashlib.sha256(b"secret").hexdigest()
-    installation = Installation.make(tmp_path, filled_redis, {"explain_keys": f'["{hashed}"]', "queue_age_ms": "30000"})
+    installation = Installation.make(tmp_path, filled_redis, {"explain_keys": f'["{hashed}"]'})
     installation.publish(demo)
     with installation.started() as server, httpx2.Client(base_url=server.address, trust_env=False) as client:
         client.headers["authorization"] = "Bearer secret"

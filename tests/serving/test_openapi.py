@@ -18,7 +18,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 @pytest.fixture
 def server(demo: Contract, tmp_path: Path, filled_redis: str) -> Iterator[Running]:
     hashed = hashlib.sha256(KEY.encode()).hexdigest()
-    installation = Installation.make(tmp_path, filled_redis, {"queue_age_ms": "30000", "explain_keys": f'["{hashed}"]'})
+    installation = Installation.make(tmp_path, filled_redis, {"explain_keys": f'["{hashed}"]'})
     installation.publish(demo)
     with installation.started() as running:
         yield running

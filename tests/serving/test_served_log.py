@@ -128,7 +128,7 @@ def test_records_that_come_while_it_writes_are_all_kept(make_log: Log, demo: Con
 
 @pytest.fixture
 def installation(tmp_path: Path, filled_redis: str) -> Installation:
-    settings = {"log__share": "1", "log__every": "1s", "drain": "1s", "queue_age_ms": "30000"}
+    settings = {"log__share": "1", "log__every": "1s", "drain": "1s"}
     return Installation.make(tmp_path, filled_redis, settings)
 
 
