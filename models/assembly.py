@@ -49,8 +49,8 @@ def fit_model(
 
 
 def with_level(made: Mapping[str, bytes], shard: Shard, columns: Sequence[int]) -> dict[str, bytes]:
-    """The parts, and what follows the level. shard: whole rows. By all workers together."""
-    return {**made, _LEVEL: json.dumps(level_term(shard, columns).to_dict()).encode()}
+    """The parts, and what follows the level, if a column holds it. shard: whole rows. By all workers together."""
+    return dict(made) if not columns else {**made, _LEVEL: json.dumps(level_term(shard, columns).to_dict()).encode()}
 
 
 def with_absences(made: Mapping[str, bytes], shard: Shard, masks: Masks, negatives: float) -> dict[str, bytes]:
@@ -70,7 +70,7 @@ def grown(made: Mapping[str, bytes], start: Bundle) -> bytes:
     return merge(_boosters(made), names=start.fitted.names, onto=start.booster)
 
 
-def assembled(made: Mapping[str, bytes], fitted: Fitted, negatives: float) -> tuple[bytes, Ridge]:
+def assembled(made: Mapping[str, bytes], fitted: Fitted, negatives: float) -> tuple[bytes, Ridge | None]:
     """The trees as one Booster, and the ridge regression with the level's term: their margins add up to the model's.
 
     negatives: the share of rows without a click that were trained on: its log is the whole correction, in trees as in ridge.
@@ -78,10 +78,9 @@ def assembled(made: Mapping[str, bytes], fitted: Fitted, negatives: float) -> tu
     share = 0.5 if _RIDGE in made else 1.0
     lacks = from_json(made[_ABSENCES]) if _ABSENCES in made else ()
     trees = merge(_boosters(made), base_rate=fitted.base_rate, names=fitted.names, share=share, absences=lacks)
-    level = Ridge.from_dict(json.loads(made[_LEVEL]))
-    if _RIDGE not in made:
-        return trees, level
-    return trees, Ridge.from_dict(json.loads(made[_RIDGE])).scaled(share, share * ln(negatives)).plus(level)
+    ridge = Ridge.from_dict(json.loads(made[_RIDGE])).scaled(share, share * ln(negatives)) if _RIDGE in made else None
+    level = Ridge.from_dict(json.loads(made[_LEVEL])) if _LEVEL in made else None
+    return trees, ridge.plus(level) if ridge and level else ridge or level
 
 
 def _boosters(made: Mapping[str, bytes]) -> list[xgb.Booster]:

@@ -10,7 +10,7 @@ from feature_repo.vectorize import Fitted
 from models.split import Slice
 
 WEEKS = 4  # of a log whose trees may see the day of the week; where it came once or twice it tells the date
-_WEEK_US = 7 * 86_400_000_000
+_WEEK_US, _HOUR_US = 7 * 86_400_000_000, 3_600_000_000
 MAX_VOCABULARY = 10_000  # values of one column; a column with more is an id, and ids enter through their counters
 
 
@@ -24,8 +24,14 @@ def fit_state(rows: DataFrame, contract: Contract, recipe: Train, part: Slice) -
         base_rate=part.click_rate(contract.sampling.negatives),
         strength=recipe.prior_impressions,
         vocabularies=_vocabularies(rows.where(part.within()), contract, recipe.rare_below),
-        without={"day_of_week"} if part.until_us - part.from_us < WEEKS * _WEEK_US else (),
+        without=_untold(contract, part.until_us - part.from_us),
     )
+
+
+def _untold(contract: Contract, span_us: int) -> set[str]:
+    """Features that a log of this length cannot tell: the day of the week, and the level while its window was never full."""
+    window_us = contract.window_hours[contract.longest_window] * _HOUR_US
+    return {name for name, least in (("day_of_week", WEEKS * _WEEK_US), ("level", window_us)) if span_us < least}
 
 
 def _vocabularies(rows: DataFrame, contract: Contract, rare_below: int) -> dict[str, tuple[str, ...]]:

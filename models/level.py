@@ -24,6 +24,8 @@ def level_of(features: Sequence[Feature]) -> tuple[int, ...]:
 
 def level_term(shard: Shard, columns: Sequence[int]) -> Ridge:
     """FOLLOWED times the level above its mean over the rows of all workers; nothing where it is missing. Exact, as a Ridge is."""
+    if not columns:
+        return Ridge((), (), (), (), (), 0.0)
     levels = shard.vectors[:, list(columns)].astype(np.float64)
     there = ~np.isnan(levels)
     count, summed = total(np.stack([there.sum(axis=0), np.nansum(levels, axis=0)]))
