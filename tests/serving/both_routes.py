@@ -10,11 +10,11 @@ import redis
 from starlette.testclient import TestClient
 
 from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
+from feature_repo.redis_layout import hash_field, redis_key
 from models.bundle import Bundle
 from models.merging import merge
 from models.ridge import Ridge
 from serving.fast_path import FastPath
-from feature_repo.redis_layout import hash_field, redis_key
 from serving.hot import Served
 from serving.metrics import Metrics
 from serving.served_log import ServedLog

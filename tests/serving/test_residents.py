@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from conf.contract import ALL_KEY, Contract
+from feature_repo.redis_layout import hash_field, redis_key
 from models.published import Champion
 from serving.app import PREDICT
-from feature_repo.redis_layout import hash_field, redis_key
 from tests.serving.both_routes import HOT, PLAIN, Start, every_entity, exact_bundle, fill, random_request
 from tests.serving.parts import AS_OF as AS_OF_TIME
 from tests.serving.parts import make_bundle, microseconds
