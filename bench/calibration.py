@@ -57,12 +57,14 @@ def main() -> int:
         for step in _STEPS:
             STEPS[step](context, argparse.Namespace(data=log, as_of=None))
         rows = context.warehouse.read("training_set").drop("weight")
+        whole = rows.transform(sampled(Sampling()))
         truth = spark.read.parquet(f"{log}/truth/*.parquet").select("impression_id", "probability")
         for kept in NEGATIVES:
             sampling = Sampling(negatives=kept)
             kept_contract = contract.model_copy(update={"sampling": sampling})
             some = rows.transform(sampled(sampling)).persist()
-            found = evaluate_days(some, kept_contract, settings.train, days=args.days, truth=truth, variants=False)
+            how = {"days": args.days, "truth": truth, "whole": whole, "variants": False}
+            found = evaluate_days(some, kept_contract, settings.train, **how)
             some.unpersist()
             result[f"negatives {kept:g}"] = _summary(found)
             print(json.dumps(result[f"negatives {kept:g}"]), file=sys.stderr, flush=True)
@@ -128,7 +130,8 @@ Slices of {LARGE} clicks and more: {found["slices"]}; beyond {_SLICE[0]} to {_SL
 
 `make bench-calibration ARGS='--impressions {result["impressions"]}'` made this section, on {machine()}. Simulated, contract demo
 with {result["users"]:,} users, 14 days, latent share 0: the true probabilities depend on columns of the row alone. Progressive
-days; "negatives" is the share of rows without a click that is trained on. Intervals of 95 %, for the number of days.
+days; "negatives" is the share of rows without a click that is trained on; a day is judged by all of its rows. Intervals are of
+95 %, for the number of days.
 
 """ + "\n".join(sections)
 
