@@ -161,7 +161,7 @@ def make_bundle(shape: Shape, world: World) -> Bundle:
 
 
 def _ridge(fitted: Fitted, vectors: Float32, share: float) -> Ridge:
-    columns = tuple(n for n, feature in enumerate(fitted.features) if feature.key)
+    columns = tuple(n for n, feature in enumerate(fitted.features) if feature.key or feature.kind == "level")
     chosen = vectors[:, columns].astype(np.float64)
     draw = np.random.default_rng(4)
     weights, missing = (tuple((share * draw.normal(0, 0.1, len(columns))).tolist()) for _ in range(2))

@@ -14,7 +14,7 @@ import click
 from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisType
+from feast.infra.online_stores.redis import RedisType
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import NonNegativeFloat
@@ -23,8 +23,9 @@ from pyspark.sql import SparkSession
 from conf.contract import CLOCK
 from conf.errors import ClickoddsError, DataError
 from conf.lease import lease
+from conf.redis_address import parse_address
 from feature_repo.move import move
-from feature_repo.redis_wire import Address, Wire
+from feature_repo.redis_wire import Wire
 from feature_repo.redis_writer import Plan
 from feature_repo.view_source import layout_of
 
@@ -90,7 +91,7 @@ class RedisEngine(ComputeEngine):
         online = config.online_store
         if online.redis_type != RedisType.redis or online.key_ttl_seconds is not None:
             raise DataError("online_store: found redis_type or key_ttl_seconds, expected a single Redis, and the views' own ttl")
-        address = Address.of(*RedisOnlineStore._parse_connection_string(online.connection_string))
+        address = parse_address(online.connection_string)
         with Wire(address, patience_s=0) as wire:
             run_id = str(wire.run_id)
         end_us = round(task.end_time.timestamp() * 1_000_000)

@@ -21,7 +21,7 @@ def move(spark: SparkSession, view: FeatureView, plan: Plan, start: datetime, en
     done = _sum(rows.transform(newest(view, plan.layout)).mapInArrow(partial(writer.write_rows, shared), TALLY_SCHEMA))
     if start <= EVERYTHING:
         keys = rows.transform(distinct_keys(plan.layout)).mapInArrow(partial(writer.encode_keys, plan.layout), KEY_SCHEMA)
-        held = spark.range(1).mapInArrow(partial(writer.scan_keys, shared), KEY_SCHEMA).distinct()
+        held = spark.range(0, 1, 1, 1).mapInArrow(partial(writer.scan_keys, shared), KEY_SCHEMA).distinct()
         orphans = held.join(keys, REDIS_KEY, "left_anti")
         done.removed += _sum(orphans.mapInArrow(partial(writer.remove_keys, shared), TALLY_SCHEMA)).removed
     return done

@@ -63,6 +63,16 @@ def _text(text: str) -> bytes:
     return struct.pack("<II", _STRING, len(data)) + data
 
 
+def scan_pattern(columns: Iterable[str], project: str) -> bytes:
+    """For SCAN: every key of these join keys and this project, and some that `is_key` tells apart."""
+    return _escaped(key_prefix(columns)) + b"*" + _escaped(project.encode())
+
+
+def _escaped(text: bytes) -> bytes:
+    """For a pattern of Redis': every byte that means something there, as itself."""
+    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]^-\\" else bytes([byte]) for byte in text)
+
+
 def is_key(data: bytes, prefix: bytes, parts: int, project: str) -> bool:
     """Whether these bytes are a key of the project with this prefix: so many texts, then the project's name, and no more."""
     at = len(prefix)

@@ -7,15 +7,13 @@ that has started anew in between may have lost what it had answered: that is an 
 
 import contextlib
 import socket
-import ssl
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import hiredis
 
-from conf.errors import ClickoddsError, DataError, UnavailableError
+from conf.errors import ClickoddsError, UnavailableError
+from conf.redis_address import RedisAddress
 
 _TIMEOUT_S = 10.0
 _FIRST_S = 1.0  # for the first connection: where Redis is gone, a worker's next tasks should not all wait for it
@@ -24,40 +22,11 @@ _INCOMPLETE = ...  # not the reader's own False, which a reply of 0 is equal to
 _LATER = ("LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN")  # errors that pass
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where Redis is and how it lets one in."""
-
-    host: str
-    port: int
-    db: int = 0
-    username: str | None = None
-    password: str | None = None
-    tls: bool = False
-    ca_file: str | None = None
-
-    @classmethod
-    def of(cls, nodes: list[Mapping[str, str]], parameters: Mapping[str, Any]) -> Self:
-        """From what Feast reads in its connection_string. Raises DataError for what is not known here."""
-        known = {"db", "username", "password", "ssl", "ssl_ca_certs"}
-        unknown = set(parameters) - known - {"retry", "socket_timeout", "socket_connect_timeout"}  # these are the engine's own
-        if len(nodes) != 1 or unknown:
-            said = f"{len(nodes)} nodes, parameters {sorted(parameters)}"
-            raise DataError(f"online_store.connection_string: found {said}, expected host:port and of {sorted(known)}")
-        texts = {name: None if parameters.get(name) is None else str(parameters[name]) for name in known}  # Feast reads numbers
-        tls = bool(parameters.get("ssl"))
-        host, port, db = nodes[0]["host"], int(nodes[0]["port"]), int(parameters.get("db", 0))
-        return cls(host, port, db, texts["username"], texts["password"], tls, texts["ssl_ca_certs"])
-
-    def __str__(self) -> str:
-        return f"redis at {self.host}:{self.port}"
-
-
 class Wire:
     """A connection for the block. `patience_s`: how long a Redis that is away is waited for. `run_id`: of the server's process,
     where it must be a certain one."""
 
-    def __init__(self, address: Address, *, patience_s: float, run_id: str | None = None) -> None:
+    def __init__(self, address: RedisAddress, *, patience_s: float, run_id: str | None = None) -> None:
         self._address = address
         self._patience_s = patience_s
         self.run_id = run_id
@@ -107,7 +76,7 @@ class Wire:
                 self._close()
                 if time.monotonic() + pause > deadline:
                     waited = f" for {patience_s:g} s" if patience_s else ""
-                    said = f"{self._address} does not answer{waited} ({error})"
+                    said = f"redis at {self._address} does not answer{waited} ({error})"
                     raise UnavailableError(f"{said}; start it, or set CLICKODDS_REDIS") from None
             except ClickoddsError:
                 self._close()
@@ -119,8 +88,7 @@ class Wire:
         address = self._address
         self._socket = socket.create_connection((address.host, address.port), _TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if address.tls:
-            context = ssl.create_default_context(cafile=address.ca_file)
+        if context := address.ssl_context():
             self._socket = context.wrap_socket(self._socket, server_hostname=address.host)
         self._reader = self._new_reader()
         if address.password is not None:
@@ -158,7 +126,7 @@ class Wire:
         if said.startswith(_LATER):
             raise _TryLaterError(said)
         full = " is full (maxmemory)" if said.startswith("OOM") else " refuses what it is given"
-        raise UnavailableError(f"{self._address}{full}: {said}")
+        raise UnavailableError(f"redis at {self._address}{full}: {said}")
 
     def _close(self) -> None:
         if self._socket is not None:

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from conf.errors import EXIT_TRY_AGAIN, ClickoddsError, DataError, UnavailableError
+from conf.redis_address import RedisAddress
 from feature_repo.byte_matrix import Mask
-from feature_repo.redis_layout import ViewLayout, decode_time, key_prefix, project_of
-from feature_repo.redis_wire import Address, Wire
+from feature_repo.redis_layout import ViewLayout, decode_time, project_of, scan_pattern
+from feature_repo.redis_wire import Wire
 
 REDIS_KEY = "redis_key"
 _ROWS = 2_048  # sent at once; as many are encoded while Redis works on them
@@ -32,7 +33,7 @@ class Plan:
     """
 
     layout: ViewLayout
-    address: Address
+    address: RedisAddress
     run_id: str
     patience_s: float
     rows_per_s: float
@@ -112,7 +113,7 @@ def encode_keys(layout: ViewLayout, batches: Iterator[pa.RecordBatch]) -> Iterat
 def scan_keys(plan: Plan, _: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Every key in Redis that may be one of the view's; a key may come twice."""
     names = [name for name, _ in plan.layout.keys]
-    pattern = _escaped(key_prefix(names)) + b"*" + _escaped(plan.layout.project.encode())
+    pattern = scan_pattern(names, plan.layout.project)
     cursor = b"0"
     with Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id) as wire:
         while True:
@@ -181,8 +182,3 @@ def _after(held: pa.BinaryArray, end_us: int) -> Mask:
     after = np.array([*(decode_time(at) > end_us for at in times.dictionary.to_pylist()), False])
     selected: Mask = after[pc.fill_null(times.indices, len(times.dictionary)).to_numpy(zero_copy_only=False)]
     return selected
-
-
-def _escaped(data: bytes) -> bytes:
-    """As it stands in a pattern of Redis'."""
-    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\" else bytes([byte]) for byte in data)

@@ -15,9 +15,10 @@ from conf.contract import AS_OF, CLOCK
 from conf.environment import environment
 from conf.errors import ClickoddsError, DataError
 from conf.files import write_whole
+from conf.redis_address import parse_address
 from conf.settings import ROOT
 from feature_repo.redis_layout import decode_int64, hash_field, redis_key
-from feature_repo.redis_wire import Address, Wire
+from feature_repo.redis_wire import Wire
 from jobs.command import Context, log
 from jobs.touched import date_rebuilt
 
@@ -86,8 +87,7 @@ def _feature_store(context: Context) -> Iterator[Any]:
 
 def _clock(context: Context) -> int | None:
     """The clock that Redis holds, in microseconds. Raises UnavailableError where Redis does not answer."""
-    host, _, port = context.settings.redis.rpartition(":")
-    with Wire(Address(host, int(port)), patience_s=0) as wire:
+    with Wire(parse_address(context.settings.redis), patience_s=0) as wire:
         return decode_int64(wire.ask("HGET", redis_key(context.contract.name, {}), hash_field(CLOCK, AS_OF)))
 
 

@@ -65,9 +65,13 @@ def with_absences(made: Mapping[str, bytes], shard: Shard, masks: Masks, negativ
     return {**made, _ABSENCES: to_json(absences(shard, masks, negatives, margins))}
 
 
-def grown(made: Mapping[str, bytes], start: Bundle) -> bytes:
-    """The trees of a model with new ones added to it, as one Booster."""
-    return merge(_boosters(made), names=start.fitted.names, onto=start.booster)
+def grown(made: Mapping[str, bytes], start: Bundle) -> tuple[bytes, Ridge | None]:
+    """The trees of a model with new ones added to it, as one Booster, and its ridge regression with the level of the new rows."""
+    trees = merge(_boosters(made), names=start.fitted.names, onto=start.booster)
+    if _LEVEL not in made or start.ridge is None:
+        return trees, start.ridge
+    level = Ridge.from_dict(json.loads(made[_LEVEL]))
+    return trees, start.ridge.without(level.columns).plus(level)
 
 
 def assembled(made: Mapping[str, bytes], fitted: Fitted, negatives: float) -> tuple[bytes, Ridge | None]:

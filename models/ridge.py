@@ -62,6 +62,12 @@ class Ridge:
         """The sum of two regressions that share no column."""
         return type(self)(**{name: mine + getattr(other, name) for name, mine in vars(self).items()})
 
+    def without(self, columns: Sequence[int]) -> Self:
+        """The sum over the other columns."""
+        kept = [n for n, column in enumerate(self.columns) if column not in columns]
+        parts = {name: tuple(value[n] for n in kept) for name, value in vars(self).items() if isinstance(value, tuple)}
+        return type(self)(**parts, intercept=self.intercept)
+
     def to_dict(self) -> dict[str, Any]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 

@@ -67,8 +67,7 @@ def choose(
         return Choice(next(iter(recipe.presets)), rounds_blind, strength_blind, Calibrator(), 0, {})
     labels = np.concatenate([fold.later.labels for fold in folds])
     number = np.concatenate([np.full(len(fold.later), n) for n, fold in enumerate(folds)])
-    # what a model goes on from has its level already
-    level = np.zeros(len(labels)) if start else np.concatenate([fold.level.log_odds(fold.later.vectors) for fold in folds])
+    level = np.concatenate([fold.level.log_odds(fold.later.vectors) for fold in folds])
     scored: dict[tuple[str, float | None], Float64] = {}
     rounds: dict[str, int] = {}
     ridges = _ridge_margins(folds, counters, recipe.ridge_strengths) if start is None else {}

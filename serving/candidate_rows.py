@@ -151,16 +151,17 @@ class CandidateRows:
         table, rows = self._residents.keys[key], dict[Any, int]()
         new: list[int] = []
         passing: list[list[float]] = []
-        for value, (redis_key, place) in asked.items():
-            row, changed = table.learn(value, redis_key, replies[place])
-            if row is None:
-                row = self._room[key] + len(passing)
-                passing.append(table.reader.row(replies[place]))
-            elif changed:
-                new.append(row)
-            rows[value] = row
-        if new:
-            for listener in self._residents.listeners:
+        try:
+            for value, (redis_key, place) in asked.items():
+                row, changed = table.learn(value, redis_key, replies[place])
+                if row is None:
+                    row = self._room[key] + len(passing)
+                    passing.append(table.reader.row(replies[place]))
+                elif changed:
+                    new.append(row)
+                rows[value] = row
+        finally:  # what was learned before one that cannot be read is in the table and must have its row
+            for listener in list(self._residents.listeners) if new else ():
                 listener.changed(key, new)
         if passing:
             part, kept = self._sides.residents[key], self.kept

@@ -74,7 +74,8 @@ class Gauge:
 
     def __init__(self, cells: Cells) -> None:
         self._cells, self._row, self._at = cells, cells.row, cells.take(2)
-        self.set(float("nan"))
+        if not self._row[self._at + 1]:  # a worker that was replaced goes on with what was known
+            self._row[self._at] = float("nan")
 
     def set(self, value: float) -> None:
         self._row[self._at] = value

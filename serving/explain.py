@@ -15,6 +15,7 @@ from conf.contract import Contract
 from feature_repo.catalogue import EVENT_TIMESTAMP
 from models.explanation import explained
 from serving.features import OnlineFeatures
+from serving.freshness import Reason
 from serving.problems import documented, problem
 from serving.schema import RequestSchema
 from serving.state import InForce
@@ -57,7 +58,7 @@ def add_explain(
                 "model_identity": champion.bundle.identity,
                 "contract_hash": contract.hash,
                 "as_of": None if as_of_us is None else (_EPOCH + timedelta(microseconds=as_of_us)).isoformat(),
-                "reasons": [reason] if reason else [],
+                "reasons": [*([Reason.NO_MODEL] if champion.bundle.kind == "prior" else []), *([reason] if reason else [])],
                 "candidates": [
                     {**{name: candidate[name] for name in contract.candidate}, **row}
                     for candidate, row in zip(asked["candidates"], rows, strict=True)

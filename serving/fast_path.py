@@ -10,13 +10,13 @@ from starlette.types import ASGIApp
 
 from conf.contract import Contract
 from conf.personal import IdKey
+from conf.redis_address import RedisAddress
 from conf.settings import Serving
 from models.published import Champion
 from serving.engine import Engine
 from serving.features import OnlineFeatures
 from serving.hot import HotRoute, Served
 from serving.metrics import Metrics
-from serving.redis_address import RedisAddress
 from serving.redis_link import RedisReader
 from serving.request_plan import Planner
 from serving.residents import Residents

@@ -14,8 +14,8 @@ from typing import Any
 
 import hiredis
 
+from conf.redis_address import RedisAddress
 from serving.freshness import Reason
-from serving.redis_address import RedisAddress
 
 _LATE_TO_OPEN = 3  # answers in a row that came too late or not at all
 _PROBE_S = 0.1  # between two questions whether Redis is back
@@ -55,7 +55,7 @@ class RedisLink(asyncio.Protocol):
         try:
             async with asyncio.timeout(_CONNECT_S):
                 _, link = await asyncio.get_running_loop().create_connection(
-                    lambda: cls(on_push), address.host, address.port, ssl=address.tls
+                    lambda: cls(on_push), address.host, address.port, ssl=address.ssl_context()
                 )
                 user = ["AUTH", address.username or "default", address.password] if address.password else []
                 said = await link.ask(command("HELLO", "3", *user) + command("SELECT", str(address.db)), 2)
@@ -157,7 +157,7 @@ class RedisReader:
         except asyncio.CancelledError:
             if not future.cancelled() or (task := asyncio.current_task()) is None or task.cancelling():
                 raise
-            self._late += 1
+            self._late += seconds >= self._deadline_s / 2  # a caller in a great hurry says nothing of Redis
             if self._late >= _LATE_TO_OPEN:
                 self._break(f"{self._late} answers in a row took longer than {self._deadline_s * 1000:.0f} ms")
             return Reason.REDIS_LATE

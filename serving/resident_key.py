@@ -35,13 +35,9 @@ class ResidentKey:
         """Of every row there is."""
         return list(self._rows)
 
-    def row_of(self, value: Any) -> int | None:
-        """The row for a request's value, which is as it came; None where it must be looked up."""
-        return self._by_value.get(value)
-
     @property
     def rows_of(self) -> Any:
-        """`row_of` at a dictionary's cost."""
+        """From a request's value, as it came, to its row; None where it must be looked up."""
         return self._by_value.get
 
     def named(self, value: Any, redis_key: bytes) -> int | None:

@@ -15,11 +15,11 @@ from weakref import WeakSet
 import numpy as np
 
 from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
-from feature_repo.redis_layout import LayoutError, is_key, key_prefix, redis_key
+from conf.redis_address import RedisAddress
+from feature_repo.redis_layout import LayoutError, is_key, key_prefix, redis_key, scan_pattern
 from feature_repo.vectorize import Float64
 from serving.key_reader import KeyReader, clock_command, decode_clock
 from serving.logs import Seldom
-from serving.redis_address import RedisAddress
 from serving.redis_link import LinkError, RedisLink, command
 from serving.resident_key import ResidentKey
 from serving.sides import key_side
@@ -100,7 +100,7 @@ class Residents:
 
     async def _follow(self, link: RedisLink) -> None:
         """Until the connection breaks: LinkError."""
-        prefixes = dict.fromkeys(self._prefix(columns) for columns in self._columns())
+        prefixes = dict.fromkeys(key_prefix(columns) for columns in self._columns())
         await self._ask(link, [command("CLIENT", "TRACKING", "ON", "BCAST", *(p for x in prefixes for p in ("PREFIX", x)))])
         while True:
             await self._read_all(link)
@@ -155,8 +155,8 @@ class Residents:
         for key, columns in zip(self.keys, self._columns(), strict=False):
             found = set(self.keys[key].redis_keys)
             cursor = b""
+            pattern = scan_pattern(columns, self._contract.name)
             while cursor != b"0":
-                pattern = _escaped(self._prefix(columns)) + b"*" + _escaped(self._contract.name.encode())
                 ((cursor, some),) = await self._ask(link, [command("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _SCAN)])
                 found.update(some)
             await self._read(link, found)
@@ -164,7 +164,7 @@ class Residents:
 
     async def _read(self, link: RedisLink, redis_keys: set[bytes]) -> None:
         for columns in {columns for columns in self._columns() if columns}:
-            prefix = self._prefix(columns)
+            prefix = key_prefix(columns)
             ours = [k for k in redis_keys if is_key(k, prefix, len(columns), self._contract.name)]
             for key, table in self.keys.items():
                 if set(table.reader.columns) == set(columns):
@@ -195,7 +195,8 @@ class Residents:
     async def _publish(self, everything: Float64, as_of_us: int | None) -> None:
         same = self.as_of_us == as_of_us and np.array_equal(self.everything, everything, equal_nan=True)
         self.everything, self.as_of_us = everything, as_of_us
-        for listener in () if same else self.listeners:
+        for listener in () if same else list(self.listeners):  # a reload adds one meanwhile
+           
             await listener.published(everything, as_of_us)
 
     async def _ask(self, link: RedisLink, commands: Sequence[bytes]) -> list[Any]:
@@ -212,11 +213,3 @@ class Residents:
 
     def _columns(self) -> list[tuple[str, ...]]:
         return [*(table.reader.columns for table in self.keys.values()), ()]
-
-    def _prefix(self, columns: Sequence[str]) -> bytes:
-        return key_prefix(columns)
-
-
-def _escaped(text: bytes) -> bytes:
-    """For a pattern of Redis': every byte that means something there, as itself."""
-    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]^-\\" else bytes([byte]) for byte in text)

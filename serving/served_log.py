@@ -122,7 +122,7 @@ class ServedLog:
 
     def _write(self, table: pa.Table) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        if (taken := sum(path.stat().st_size for path in self._folder.iterdir())) > self._limits.folder_bytes:
+        if (taken := sum(map(_size, self._folder.iterdir()))) > self._limits.folder_bytes:
             raise OSError(f"{self._folder} holds {taken >> 20} MiB already (serving.log.max_mb): run jobs/ingest_predictions.py")
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:16]}{SUFFIX}"
         aside = self._folder / f".{name}"
@@ -155,3 +155,11 @@ def _rows(record: Record, schema: pa.Schema) -> pa.RecordBatch:
     }
     columns = [pa.array(answered[f.name], f.type) if f.name in answered else raw.column(f.name) for f in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file that another process may take away at any moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -15,6 +15,7 @@ import uvicorn
 import serving.lean  # noqa: F401  # before anything that imports xgboost or pyarrow
 from conf.contract_file import load_contract
 from conf.personal import load_id_key
+from conf.redis_address import parse_address
 from conf.served import served_folder
 from conf.settings import Settings
 from feature_repo.catalogue import raw_schema
@@ -24,7 +25,6 @@ from serving.cells import Cells
 from serving.fast_path import FastPath
 from serving.metrics import Metrics
 from serving.protocol import Bounds, Protocol, bounded, check_connections
-from serving.redis_address import parse_address
 from serving.reload import Reloader
 from serving.served_log import LogLimits, ServedLog
 from serving.state import InForce, ServingState, first_state, warmed

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from conf.errors import DataError, UnavailableError
+from conf.redis_address import RedisAddress
 from conf.redis_server import free_port, redis_server
 from feature_repo.redis_layout import AT, ViewLayout, decode_int64, hash_field, redis_key
-from feature_repo.redis_wire import Address, Wire
+from feature_repo.redis_wire import Wire
 from feature_repo.redis_writer import REDIS_KEY, Plan, Tally, remove_keys, scan_keys, write_rows
 from tests.feature_repo.stores import client_of
 
@@ -38,7 +39,7 @@ def client(address: str) -> Iterator[Any]:
 @pytest.fixture
 def plan(address: str) -> Plan:
     host, _, port = address.rpartition(":")
-    at = Address(host, int(port))
+    at = RedisAddress(host, int(port))
     with Wire(at, patience_s=0) as wire:
         run_id = str(wire.run_id)
     return Plan(LAYOUT, at, run_id, patience_s=5, rows_per_s=0, end_us=10 * HOUR_US, ttl_s=0, remove_zeros=False)
@@ -114,7 +115,7 @@ def test_a_full_redis_is_said_by_name(plan: Plan, client: Any) -> None:
 
 def test_a_redis_that_is_gone_or_another_is_an_error(plan: Plan, client: Any) -> None:
     begun = time.monotonic()
-    gone = written(replace(plan, address=Address("127.0.0.1", free_port()), patience_s=60), many())
+    gone = written(replace(plan, address=RedisAddress("127.0.0.1", free_port()), patience_s=60), many())
     assert "does not answer" in gone.error
     assert time.monotonic() - begun < 30, "a first connection is not waited for as long as one that broke"
     another = written(replace(plan, run_id="of a server before"), many())
@@ -148,30 +149,12 @@ def test_keys_are_found_and_removed_but_for_other_projects_and_later_rows(plan: 
     assert client.dbsize() == 3
 
 
-@pytest.mark.parametrize(
-    ("parameters", "expected"),
-    [
-        ({"db": 2, "retry": None, "socket_timeout": 10}, Address("h", 1, db=2)),
-        ({"password": 123, "username": "u", "ssl": True}, Address("h", 1, username="u", password="123", tls=True)),  # noqa: S106
-    ],
-)
-def test_an_address_is_what_feast_reads(parameters: dict[str, Any], expected: Address) -> None:
-    assert Address.of([{"host": "h", "port": "1"}], parameters) == expected
-
-
-def test_what_is_not_known_of_an_address_is_refused() -> None:
-    with pytest.raises(DataError, match="2 nodes"):
-        Address.of([{"host": "h", "port": "1"}] * 2, {})
-    with pytest.raises(DataError, match="skip_full_coverage_check"):
-        Address.of([{"host": "h", "port": "1"}], {"skip_full_coverage_check": True})
-
-
 def test_a_password_and_another_database(address: str, client: Any) -> None:
     host, _, port = address.rpartition(":")
     client.config_set("requirepass", "open sesame")
-    with pytest.raises(UnavailableError, match="NOAUTH"), Wire(Address(host, int(port)), patience_s=0):
+    with pytest.raises(UnavailableError, match="NOAUTH"), Wire(RedisAddress(host, int(port)), patience_s=0):
         pass
-    with Wire(Address(host, int(port), db=3, password="open sesame"), patience_s=0) as wire:  # noqa: S106
+    with Wire(RedisAddress(host, int(port), db=3, password="open sesame"), patience_s=0) as wire:  # noqa: S106
         wire.ask("SET", "a", "b")
         assert wire.ask("GET", "a") == b"b"
     client.execute_command("AUTH", "open sesame")

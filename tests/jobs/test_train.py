@@ -17,6 +17,7 @@ from conf.contract import Contract
 from conf.errors import BundleError, DataError
 from conf.settings import load_settings
 from conf.tables import Tables
+from feature_repo.catalogue import LEVEL
 from feature_repo.vectorize import vectorize
 from jobs.command import Context
 from jobs.promote import promote
@@ -72,7 +73,7 @@ def write(context: Context, rows: pa.Table, *, files: int) -> None:
 @pytest.fixture(scope="module")
 def trained(spark: SparkSession, demo_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     context = make_context(spark, demo_contract, tmp_path_factory.mktemp("train"))
-    raw = training_table(demo_contract, 4_000, days=4)
+    raw = training_table(demo_contract, 4_000, days=9)
     write(context, raw, files=1)
     return Trained(context, raw, dict(train(context, ARGS)))
 
@@ -100,6 +101,10 @@ def test_the_registered_model_knows_all_rows_the_judged_one_only_those_before_th
     assert bundle.fitted.base_rate == labels.sum() / 4_000
     counted = sorted((-pair["counts"], pair["values"]) for pair in pc.value_counts(places).to_pylist())
     assert bundle.fitted.vocabularies["placement_id"] == tuple(word for count, word in counted if -count >= 20)
+    assert LEVEL in bundle.fitted.names
+    assert bundle.ridge is not None
+    assert bundle.fitted.names.index(LEVEL) in bundle.ridge.columns
+    assert LEVEL not in bundle.booster.get_score(importance_type="weight"), "trees never see the level"
     slices = bundle.metrics["split"]
     rate = slices["earlier"]["clicks"] / slices["earlier"]["rows"]
     test, clicks = bundle.metrics["test"], slices["test"]["clicks"]

@@ -30,11 +30,11 @@ NOW = (AS_OF_TIME + timedelta(minutes=30)).isoformat()
 
 
 def exact_bundle(contract: Contract, *, ridge: bool = True) -> Bundle:
-    """As training makes them: leaves on the grid, and a ridge part over the counters."""
+    """As training makes them: leaves on the grid, and a ridge part over the counters and the level."""
     bundle = make_bundle(contract)
     names = bundle.fitted.names
     draw = np.random.default_rng(3)
-    columns = tuple(n for n, feature in enumerate(bundle.fitted.features) if feature.key)
+    columns = tuple(n for n, feature in enumerate(bundle.fitted.features) if feature.key or feature.kind == "level")
     weights = [tuple(draw.normal(0, 0.1, len(columns)).tolist()) for _ in range(3)]
     part = Ridge(columns, weights[0], tuple(draw.uniform(0.5, 2, len(columns)).tolist()), weights[1], weights[2], -0.25)
     trees = merge([bundle.booster], names=names, base_rate=0.05, share=0.5)

@@ -11,6 +11,7 @@ import numpy as np
 
 from conf.contract import ALL_KEY, CLOCK, SCOPE, Contract
 from conf.personal import IdKey
+from conf.redis_address import parse_address
 from conf.settings import Serving, load_settings
 from conf.tables import Tables
 from feature_repo.vectorize import Fitted
@@ -18,7 +19,6 @@ from models.bundle import Bundle
 from models.lean import xgb
 from serving.fast_path import FastPath
 from serving.metrics import Metrics
-from serving.redis_address import parse_address
 
 AS_OF = datetime(2026, 3, 1, 10, tzinfo=UTC)
 KEY = b"a key for tests only, 32 bytes.."

@@ -14,13 +14,13 @@ import redis
 
 from conf.contract import AS_OF as AS_OF_COLUMN
 from conf.contract import CLOCK, Contract
+from conf.redis_address import parse_address
 from conf.redis_server import free_port, redis_server
 from feature_repo.catalogue import raw_schema
 from feature_repo.redis_layout import hash_field, redis_key
 from serving.canonical import RequestValue
 from serving.features import OnlineFeatures, RawFeatures
 from serving.freshness import Reason
-from serving.redis_address import parse_address
 from serving.redis_link import RedisLink, RedisReader
 from tests.serving.parts import AS_OF, ID_KEY, FeastStore, microseconds
 

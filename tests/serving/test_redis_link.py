@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import redis
 
-from conf.errors import ClickoddsError
+from conf.redis_address import parse_address
 from conf.redis_server import find_redis, free_port, redis_server
 from serving.freshness import Reason
-from serving.redis_address import parse_address
 from serving.redis_link import LinkError, RedisLink, RedisReader, command
 
 DEADLINE_S = 0.5  # of the tests: the machine may be busy
@@ -184,19 +183,3 @@ def test_tls(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["localhost", "localhost:redis", ":6379", "", "localhost:99999", "a:1,b:2", "a:1,db=x", "a:1,sl=true",
-     "a:1,ssl=true,ssl_ca_certs=/n"],
-)
-def test_a_wrong_address_is_refused(text: str) -> None:
-    with pytest.raises(ClickoddsError, match="settings: redis: "):
-        parse_address(text)
-
-
-def test_an_address_is_feast_s() -> None:
-    address = parse_address("redis.example:6380,db=2,username=reader,password=p=w,retry=null,socket_timeout=10")
-    assert (str(address), address.db, address.username, address.password) == ("redis.example:6380", 2, "reader", "p=w")
-    assert address.tls is None
