@@ -21,7 +21,7 @@ from conf.contract import AS_OF, CLOCK
 from conf.errors import DataError
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_schema
 from jobs.command import Context, job_parser, run_job
-from jobs.features import with_counters
+from jobs.features import counters_usable, with_counters
 from models.explanation import explained
 from models.published import Named, load_champion
 
@@ -41,11 +41,12 @@ def explanation(context: Context, impression: str, identity: str | None = None) 
         raise DataError("no model was promoted yet: run jobs/train.py, then jobs/promote.py")
     ids = {impression, context.id_key.digest(impression)} if contract.personal_id else {impression}
     row = warehouse.read("impressions").where(F.col("impression_id").isin(sorted(ids)))
-    features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)))
+    days = [day for (day,) in row.select(F.to_date(EVENT_TIMESTAMP)).collect()]
+    if len(days) != 1:
+        raise DataError(f"impressions: found {len(days)} of id {impression}, expected one")
+    features = with_counters(contract, counters_usable(warehouse, contract, days[0], days[0]))
     schema = raw_schema(contract)
     table = row.select(EVENT_TIMESTAMP, *contract.columns).transform(features).select(*schema.names).toArrow()
-    if table.num_rows != 1:
-        raise DataError(f"impressions: found {table.num_rows} of id {impression}, expected one")
     raw = table.cast(schema).combine_chunks().to_batches()[0]
     clock = _clock(context, raw)
     named = {name: raw.column(name)[0].as_py() for name in contract.candidate}

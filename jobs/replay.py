@@ -7,7 +7,6 @@ shows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -15,8 +14,7 @@ from pyspark.sql import functions as F
 from conf.contract import AS_OF
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter
 from jobs.command import Context
-from jobs.features import raw_columns, with_counters
-from jobs.touched import days_before
+from jobs.features import counters_usable, raw_columns, with_counters
 
 
 @dataclass(frozen=True)
@@ -38,9 +36,7 @@ def replay(context: Context, rows: DataFrame, sample: int) -> Replay:
     if not count:
         chosen.unpersist()
         return Replay(0, {})
-    usable_from = days_before(first, timedelta(hours=contract.window_hours[contract.longest_window]) + contract.publication_delay)
-    usable = F.col("date").between(F.lit(usable_from), F.lit(last))
-    features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)).where(usable))
+    features = with_counters(contract, counters_usable(warehouse, contract, first, last))
     ids = chosen.select("impression_id", "date", F.lit(True).alias("found"))
     impressions = warehouse.read("impressions").where(F.col("date").between(F.lit(first), F.lit(last)))
     again = impressions.join(F.broadcast(ids), ["impression_id", "date"]).select(
@@ -73,9 +69,7 @@ def replay_served(context: Context, rows: DataFrame, sample: int) -> tuple[Repla
     count, first, last = asked.agg(F.count("*"), F.min(day), F.max(day)).collect()[0]
     if not count:
         return Replay(0, {}), asked
-    reach = timedelta(hours=contract.window_hours[contract.longest_window]) + contract.publication_delay
-    usable = F.col("date").between(F.lit(days_before(first, reach)), F.lit(last))
-    features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)).where(usable))
+    features = with_counters(contract, counters_usable(warehouse, contract, first, last))
     again = asked.transform(features).withColumn(EVENT_TIMESTAMP, F.col(f"served {EVENT_TIMESTAMP}")).persist()
     last_seen = {raw_counter(key, name) for key in contract.counted_keys for name in ("last_impression_us", "last_click_us")}
     found = again.agg(*_differing([name for name in columns if name not in last_seen])).collect()[0].asDict()
