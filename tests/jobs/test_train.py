@@ -24,6 +24,7 @@ from jobs.promote import promote
 from jobs.train import train
 from jobs.warehouse import Warehouse
 from models.bundle import load_bundle, save_bundle
+from models.level import level_of
 from models.promotion import checked, crown
 from models.published import load_champion
 from models.tracking import Registry, Version
@@ -209,7 +210,11 @@ def test_a_warm_start_adds_trees_to_the_champions_from_newer_rows(trained: Train
     raw = later.combine_chunks().to_batches()[0]
     vectors = vectorize(raw, champion.fitted)
     assert made.bundle.fitted == champion.fitted
-    assert made.bundle.ridge == champion.ridge
+    assert made.bundle.ridge is not None
+    assert champion.ridge is not None
+    level = level_of(champion.fitted.features)
+    assert made.bundle.ridge.without(level) == champion.ridge.without(level)
+    assert made.bundle.ridge != champion.ridge, "the level is the new rows'"
     added = made.bundle.booster.num_boosted_rounds() - champion.booster.num_boosted_rounds()
     assert added == made.choice.rounds * trained.context.settings.train.seeds
     assert made.bundle.metrics["warm_start"] == {"of": champion.identity, "choice": made.choice.to_dict()}
