@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,12 @@ def test_a_server_s_rows_are_what_it_answered_with_persons_hashed(installation: 
     assert {row["model_identity"] for row in rows} == {bundle.identity}
 
 
+def _dropped(address: str) -> float:
+    """Rows that found no room on the disk."""
+    page = httpx2.get(f"{address}/metrics", trust_env=False).text
+    return float(page.partition('dropped_total{full="disk"}')[2].split()[0])
+
+
 def test_a_full_disk_under_the_log_costs_no_answer(installation: Installation, demo: Contract) -> None:
     """The process may write no file longer than 100 bytes, as on a disk that is full."""
     installation.publish(demo)
@@ -159,7 +166,10 @@ def test_a_full_disk_under_the_log_costs_no_answer(installation: Installation, d
     )
     with installation.started(program=("-c", limited)) as server, load(server.port, BODY, callers=2) as found:
         found.wait(300, within_s=60)
-        page = httpx2.get(f"{server.address}/metrics", trust_env=False).text
+        deadline = time.monotonic() + 60
+        while not _dropped(server.address) and time.monotonic() < deadline:  # the log writes once a second
+            time.sleep(0.1)
+        dropped = _dropped(server.address)
     assert found.statuses.keys() == {200}
-    assert float(page.partition('dropped_total{full="disk"}')[2].split()[0]) > 0
+    assert dropped > 0
     assert os.listdir(served_folder(installation.state, demo.name, demo.hash, ID_KEY.fingerprint)) == []
