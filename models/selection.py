@@ -13,7 +13,7 @@ import numpy.typing as npt
 from conf.settings import Train, TreePreset
 from feature_repo.vectorize import Float32
 from models.boosting import Start
-from models.calibration import Calibrator, Scored, choose_calibrator, fit_calibrator
+from models.calibration import Calibrator, Scored, choose_calibrator
 from models.collective import total
 from models.folds import Fold, best_rounds, fit_fold, folds_of, learnable, sampled
 from models.lean import xgb
@@ -80,9 +80,7 @@ def choose(
     margins = scored[preset, strength] + np.log(negatives)
     weights = np.where(labels == 1, 1.0, 1 / negatives)
     slices = [Scored(margins[rows], labels[rows], weights[rows]) for rows in (number == n for n in range(len(folds)))]
-    # right odds among sampled rows are right among all, but a model's errors weigh otherwise there: its level is learned anew
-    unless = Calibrator() if negatives == 1 else fit_calibrator("shift", Scored.joined(slices))
-    calibrator = choose_calibrator(slices, instead_of=unless)
+    calibrator = choose_calibrator(slices)
     said = {f"{name}{f' + ridge {strength:g}' if strength else ''}": loss for (name, strength), loss in losses.items()}
     return Choice(preset, max(1, round(REFIT_ROUNDS * rounds[preset])), strength, calibrator, len(folds), said)
 
