@@ -1,7 +1,7 @@
 # Needs make, any Python from 3.9 on, and bash for Spark's own scripts. Java and Redis come as wheels where the machine has none.
 # CONTRACT and DATA choose the log of `make demo`; without them it simulates one.
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test soak-log soak-model chaos lint bench bench-asof bench-log bench-model bench-calibration bench-train env lock clean
+.PHONY: help install demo serve test soak-log soak-model chaos lint bench bench-asof bench-log bench-model bench-calibration bench-train bench-serving bench-materialize soak-materialize env lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -36,7 +36,10 @@ soak-log: $(INSTALLED) ## logs of 300,000 impressions with every fault, against 
 soak-model: $(INSTALLED) ## tuning that is killed and goes on, a category of 100,000 values; long
 	@$(MAKE) test ARGS='-n2 --dist=loadfile -m soak tests/jobs $(ARGS)'
 
-chaos: $(INSTALLED) ## a training on a standalone cluster, executors and driver killed in the middle; long
+soak-materialize: $(INSTALLED) ## materializations killed at 10 moments each, and Redis under them; long
+	@$(MAKE) test ARGS='-n0 -m soak tests/feature_repo $(ARGS)'
+
+chaos: $(INSTALLED) ## a training whose executors and driver are killed; a server whose Redis stalls or dies, and too many callers; long
 	@$(MAKE) test ARGS='-n0 -m chaos tests/chaos $(ARGS)'
 
 lint: $(INSTALLED) ## ruff and mypy
@@ -59,6 +62,12 @@ bench-calibration: $(INSTALLED) ## days, slices, sampled negatives and withheld 
 
 bench-train: $(INSTALLED) ## our training against native XGBoost, to 10^7 rows, into docs/benchmarks.md; long
 	@$(BIN)/python -m bench.train $(ARGS)
+
+bench-serving: $(INSTALLED) ## a prediction's cost against Feast's SDK and an empty FastAPI route, into docs/benchmarks.md; long
+	@$(BIN)/python -m bench.serving $(ARGS)
+
+bench-materialize: $(INSTALLED) ## Feast's engines and ours from Delta into Redis, into docs/benchmarks.md; ARGS='--keys 100000'
+	@$(BIN)/python -m bench.materialize $(ARGS)
 
 env: $(INSTALLED) ## variables for spark-submit and feast by hand: eval "$(make env)"
 	@$(BIN)/python -m conf.environment

@@ -28,7 +28,7 @@ from jobs.session import spark_session
 from jobs.simulate import write_log
 from jobs.simulation import Plan
 from jobs.warehouse import Warehouse
-from models.evaluation import LARGE
+from models.evaluation import LARGE, Quality
 from models.progressive import evaluate_days
 
 PAGE = ROOT / "docs" / "model-quality.md"
@@ -47,7 +47,7 @@ def main() -> int:
     args = parser.parse_args()
     say_on_stderr()
     contract = _with_users(load_contract(CONF / "contracts" / "demo.yaml"), args.users)
-    result: dict[str, Any] = {"bench": "calibration", "impressions": args.impressions, "users": args.users}
+    result: dict[str, Any] = {"bench": "calibration", "impressions": args.impressions, "users": args.users, "days": args.days}
     with spark_session("bench") as spark, tempfile.TemporaryDirectory(prefix="bench-calibration-") as folder:
         log = f"{folder}/log"
         write_log(spark, contract, Plan(impressions=args.impressions, days=14, seed=3, latent=0.0), log)
@@ -57,12 +57,14 @@ def main() -> int:
         for step in _STEPS:
             STEPS[step](context, argparse.Namespace(data=log, as_of=None))
         rows = context.warehouse.read("training_set").drop("weight")
+        whole = rows.transform(sampled(Sampling()))
         truth = spark.read.parquet(f"{log}/truth/*.parquet").select("impression_id", "probability")
         for kept in NEGATIVES:
             sampling = Sampling(negatives=kept)
             kept_contract = contract.model_copy(update={"sampling": sampling})
             some = rows.transform(sampled(sampling)).persist()
-            found = evaluate_days(some, kept_contract, settings.train, days=args.days, truth=truth, variants=False)
+            how = {"days": args.days, "truth": truth, "whole": whole, "variants": False}
+            found = evaluate_days(some, kept_contract, settings.train, **how)
             some.unpersist()
             result[f"negatives {kept:g}"] = _summary(found)
             print(json.dumps(result[f"negatives {kept:g}"]), file=sys.stderr, flush=True)
@@ -79,8 +81,9 @@ def _with_users(contract: Contract, users: int) -> Contract:
 
 
 def _summary(found: Mapping[str, Any]) -> dict[str, Any]:
-    large = [of for of in found["slices"] if of["clicks"] >= LARGE and (of["slice"], of["value"]) != ("all", "all")]
-    off = [of for of in large if not _true((of["ratio"], *of["ratio_interval"]), _SLICE)]
+    every = [Quality(**of) for of in found["slices"]]
+    large = [of for of in every if of.large(LARGE) and (of.slice, of.value) != ("all", "all")]
+    off = [of for of in large if not of.calibrated(*_SLICE)]
     names = ("until", "rows", "clicks", "ne", "calibration_ratio", "over_truth")
     days = [{name: day[name] for name in names} | {"true": _true(day["calibration_ratio"], _DAY)} for day in found["days"]]
     return {
@@ -88,7 +91,7 @@ def _summary(found: Mapping[str, Any]) -> dict[str, Any]:
         "overall": {name: found["overall"][name] for name in ("rows", "clicks", "ne", "calibration_ratio", "over_truth")},
         "ne_of_truth": found["overall"]["ne_of_truth"],
         "slices": len(large),
-        "off": [f"{of['slice']} {of['value']}: {of['ratio']:.3f}" for of in off],
+        "off": [f"{of.slice} {of.value}: {of.ratio:.3f}" for of in off],
         "withheld": {of["key"]: of["calibration_ratio"] for of in found["withheld"]},
     }
 
@@ -124,11 +127,13 @@ Slices of {LARGE} clicks and more: {found["slices"]}; beyond {_SLICE[0]} to {_SL
 |---|---|
 {keys}
 """)
+    asked = " ".join(f"--{name} {result[name]}" for name in ("impressions", "users", "days"))
     return f"""## Calibration on a simulated log
 
-`make bench-calibration ARGS='--impressions {result["impressions"]}'` made this section, on {machine()}. Simulated, contract demo
+`make bench-calibration ARGS='{asked}'` made this section, on {machine()}. Simulated, contract demo
 with {result["users"]:,} users, 14 days, latent share 0: the true probabilities depend on columns of the row alone. Progressive
-days; "negatives" is the share of rows without a click that is trained on. Intervals of 95 %, for the number of days.
+days; "negatives" is the share of rows without a click that is trained on; a day is judged by all of its rows. Intervals are of
+95 %: of a day for the number of days, of a withheld key for the number of keys.
 
 """ + "\n".join(sections)
 

@@ -26,6 +26,7 @@ RESERVED = frozenset(
     {
         "impression_id", "event_timestamp", "known_timestamp", "click_timestamp", "counted_timestamp", "date", "hour",
         "label", "label_version", "weight", "source_file", "published_at", "created", "request_id", "ctr", "time",
+        "candidate_number", "margin", "model_version", "model_identity", "reasons",
         "last_impression_us", "last_click_us", AS_OF, SCOPE, ALL_KEY, CLOCK, "hour_of_day", "day_of_week",
     }
 )  # fmt: skip

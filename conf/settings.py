@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
@@ -59,14 +59,41 @@ class Gate(BaseModel):
     replayed: Annotated[int, Field(ge=1, le=100_000)]
 
 
+KeyHash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class ServedLogSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: Annotated[float, Field(ge=0, le=1)]
+    max_waiting: Annotated[int, Field(ge=1)]
+    max_mb: Annotated[int, Field(ge=1)]
+    every: Duration
+
+
 class Serving(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str
     port: Annotated[int, Field(ge=0, le=65535)]
     max_feature_age: Duration
-    redis_timeout: Duration
+    redis_deadline_ms: Annotated[float, Field(gt=0)]
+    residents: Annotated[int, Field(ge=2)]
+    reconcile_every: Duration
     max_body_kb: Annotated[int, Field(ge=1)]
+    max_head_kb: Annotated[int, Field(ge=1)]
+    max_connections: Annotated[int, Field(ge=1)]
+    request_timeout: Duration
+    keep_alive: Duration
+    in_flight: Annotated[int, Field(ge=1)]
+    queue_age_ms: Annotated[float, Field(gt=0)]
+    workers: Annotated[int, Field(ge=1, le=256)]
+    drain: Duration
+    reload_every: Duration
+    keys: tuple[KeyHash, ...]
+    explain_keys: tuple[KeyHash, ...]
+    log: ServedLogSettings
+    log_format: Literal["text", "json"]
 
 
 class Settings(BaseSettings):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from conf.contract import CLOCK, Contract
 
+MADE_OF_ANSWERS = {"predictions": "ingest_predictions"}  # by servers, whose log may not be there
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -14,9 +16,12 @@ class Tables:
 
     def path(self, table: str) -> str:
         """Path of a table by its name; raises KeyError for one that nobody writes."""
-        if table not in self.made_by:
-            raise KeyError(table)
+        self.maker(table)
         return f"{self.warehouse.rstrip('/')}/{self.contract.name}/{table}"
+
+    def maker(self, table: str) -> str:
+        """The job that writes a table; raises KeyError where there is none."""
+        return {**self.made_by, **MADE_OF_ANSWERS}[table]
 
     def counters(self, key: str) -> str:
         """Name of the table that holds a key's counters."""
@@ -24,7 +29,7 @@ class Tables:
 
     @property
     def made_by(self) -> dict[str, str]:
-        """Table name -> the job that writes it."""
+        """Table of the log -> the job that writes it."""
         ingested = dict.fromkeys(("impressions", "clicks", "quarantine", "audit", "holds"), "ingest")
         counted = {self.counters(key): "count" for key in self.contract.counted_keys}
         labelled = dict.fromkeys(("labels", "click_fates"), "label")

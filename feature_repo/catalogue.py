@@ -9,9 +9,10 @@ from typing import Literal
 
 import pyarrow as pa
 
-from conf.contract import Contract
+from conf.contract import ALL_KEY, Contract
 
 EVENT_TIMESTAMP = "event_timestamp"
+LEVEL = f"{ALL_KEY}__level"  # the last feature's name, which no column of a contract can have
 
 Kind = Literal["log_ratio", "log_impressions", "category", "number", "hour_of_day", "day_of_week", "level"]
 
@@ -48,7 +49,7 @@ def catalogue(contract: Contract) -> tuple[Feature, ...]:
         for window in contract.window_hours:
             features.append(Feature(f"{key}__log_ratio_{window}", "log_ratio", key=key, window=window))
             features.append(Feature(f"{key}__log_impressions_{window}", "log_impressions", key=key, window=window))
-    return (*features, Feature("level", "level", window=contract.longest_window))
+    return (*features, Feature(LEVEL, "level", window=contract.longest_window))
 
 
 def raw_schema(contract: Contract) -> pa.Schema:

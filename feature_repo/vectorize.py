@@ -67,6 +67,11 @@ def smoothed_rate(clicks: Float64, impressions: Float64, *, prior: Float64 | flo
     return (clicks + strength * prior) / (impressions + strength)
 
 
+def log_ratio(clicks: Float64, impressions: Float64, *, prior: Float64 | float, strength: float) -> Float64:
+    """How far the smoothed rate is from the prior, as a log: 0 at zero impressions, NaN where a count is."""
+    return np.log(smoothed_rate(clicks, impressions, prior=prior, strength=strength) / prior)
+
+
 def prior_rate(raw: pa.RecordBatch, fitted: Fitted) -> Float64:
     """Each row's prior: the rate of everything over the longest window, shrunk to the base rate; that itself where unknown."""
     clicks = _floats(raw, raw_counter(ALL_KEY, f"clicks_{fitted.longest_window}"))
@@ -93,7 +98,7 @@ def _values(feature: Feature, raw: pa.RecordBatch, prior: Float64, fitted: Fitte
         case "log_ratio":
             clicks = _floats(raw, raw_counter(feature.key, f"clicks_{feature.window}"))
             impressions = _floats(raw, raw_counter(feature.key, f"impressions_{feature.window}"))
-            return np.log(smoothed_rate(clicks, impressions, prior=prior, strength=fitted.strength) / prior)
+            return log_ratio(clicks, impressions, prior=prior, strength=fitted.strength)
         case "log_impressions":
             return np.log1p(_floats(raw, raw_counter(feature.key, f"impressions_{feature.window}")))
         case "category":

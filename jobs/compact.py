@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 
 from conf.lease import lease
+from conf.tables import MADE_OF_ANSWERS
 from jobs.command import Context, job_parser, log, run_job
 
 
@@ -21,7 +22,7 @@ def compact(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     warehouse, leases, name = context.warehouse, context.settings.state / "leases", context.contract.name
     before = after = 0
     with lease(leases, f"hourly-{name}"), lease(leases, f"ingest-{name}"):
-        for table in filter(warehouse.exists, warehouse.tables.made_by):
+        for table in filter(warehouse.exists, [*warehouse.tables.made_by, *MADE_OF_ANSWERS]):
             were, are = warehouse.compact(table)
             log.info("compact: %s: %d files, now %d", table, were, are)
             before, after = before + were, after + are

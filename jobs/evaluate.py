@@ -40,7 +40,7 @@ def evaluate(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     (folder / JSON).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, text in zip((HTML, MARKDOWN), page(found), strict=True):
         (folder / name).write_text(text, encoding="utf-8")
-    registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", contract.name)
+    registry = Registry.of(settings, contract)
     registry.keep(folder, "evaluation", {f"{day['until'][:10]} NE": day["ne"][0] for day in found["days"]})
     log.info("evaluate: see %s", folder / HTML)
     overall = found["overall"]

@@ -1,7 +1,7 @@
 """Raw as-of values of impressions: what serving would have found in Redis at each impression's own time."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -9,6 +9,8 @@ from pyspark.sql import functions as F
 from conf.contract import Contract
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter, raw_schema
 from jobs.asof import History, as_of_join
+from jobs.touched import days_before
+from jobs.warehouse import Warehouse
 
 
 def with_counters(contract: Contract, counters: Callable[[str], DataFrame]) -> Callable[[DataFrame], DataFrame]:
@@ -35,6 +37,13 @@ def with_counters(contract: Contract, counters: Callable[[str], DataFrame]) -> C
         return joined.withColumns(_zeros_where_silent(contract))
 
     return transform
+
+
+def counters_usable(warehouse: Warehouse, contract: Contract, first: date, last: date) -> Callable[[str], DataFrame]:
+    """For `with_counters`, of rows between two dates: the counters of those days and of the longest window before."""
+    reach = timedelta(hours=contract.window_hours[contract.longest_window]) + contract.publication_delay
+    usable = F.col("date").between(F.lit(days_before(first, reach)), F.lit(last))
+    return lambda key: warehouse.read(warehouse.tables.counters(key)).where(usable)
 
 
 def _zeros_where_silent(contract: Contract) -> dict[str, F.Column]:  # type: ignore[name-defined]

@@ -9,14 +9,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import redis
 from pyspark.sql import functions as F
 
-from conf.contract import ALL_KEY, AS_OF, CLOCK, SCOPE
+from conf.contract import AS_OF, CLOCK
 from conf.environment import environment
-from conf.errors import DataError, UnavailableError
+from conf.errors import ClickoddsError, DataError
 from conf.files import write_whole
+from conf.redis_address import parse_address
 from conf.settings import ROOT
+from feature_repo.redis_layout import decode_int64, hash_field, redis_key
+from feature_repo.redis_wire import Wire
 from jobs.command import Context, log
 from jobs.touched import date_rebuilt
 
@@ -39,15 +41,16 @@ def materialize(context: Context, args: argparse.Namespace) -> Mapping[str, int]
         raise DataError(f"{warehouse.tables.path(CLOCK)}: no row, expected the clock's: run jobs/count.py")
     path = context.settings.state / f"materialized-{contract.name}.json"
     last = json.loads(path.read_text()) if path.exists() else None
+    if last and _clock(context) != last["end"]:
+        log.warning("materialize: Redis does not hold what was left there: filled anew")
+        last = None
+    if last and (end, versions) == (last["end"], last["versions"]):
+        log.info("materialize: nothing new since the last time")
+        return {"hours materialized": 0}
+    start = _start(context, tables, last) if last else oldest
     with _feature_store(context) as store:
-        there = _clock(store) if last else None
-        if last and there == end == last["end"] and versions == last["versions"]:
-            log.info("materialize: nothing new since the last time")
-            return {"hours materialized": 0}
-        if last and there != last["end"]:
-            log.warning("materialize: Redis does not hold what was left there: filled anew")
-        start = _start(context, tables, last) if last and there == last["end"] else oldest
-        store.materialize(_utc(start), _utc(end))
+        # from 1970 on: keys that the tables do not have leave Redis
+        store.materialize(_utc(start if last else 0), _utc(end))
     write_whole(path, json.dumps({"versions": versions, "end": end}))
     return {"hours materialized": (end - start) // _HOUR_US}
 
@@ -72,22 +75,20 @@ def _feature_store(context: Context) -> Iterator[Any]:
     try:
         (context.settings.state / "feast").mkdir(parents=True, exist_ok=True)
         store = FeatureStore(repo_path=str(ROOT / "feature_repo"))
-        # an hour that a late file changed has the time that it had: Feast would keep what Redis holds; nothing newer is there
-        store.config.online_store.skip_dedup = True
         store.apply(objects)
         yield store
     except click.ClickException as error:
-        raise UnavailableError(error.format_message()) from error
-    except redis.RedisError as error:
-        raise UnavailableError(f"redis at {context.settings.redis}: {error}; start it, or set CLICKODDS_REDIS") from error
+        if isinstance(error.__cause__, ClickoddsError):
+            raise error.__cause__ from None
+        raise
     finally:
         context.warehouse.spark.conf.unset(_FEAST_SETS)
 
 
-def _clock(store: Any) -> int | None:
-    """The clock that Redis holds, in microseconds."""
-    found = store.get_online_features(features=[f"{CLOCK}:{AS_OF}"], entity_rows=[{SCOPE: ALL_KEY}]).to_dict()
-    return next(iter(found[AS_OF]), None)
+def _clock(context: Context) -> int | None:
+    """The clock that Redis holds, in microseconds. Raises UnavailableError where Redis does not answer."""
+    with Wire(parse_address(context.settings.redis), patience_s=0) as wire:
+        return decode_int64(wire.ask("HGET", redis_key(context.contract.name, {}), hash_field(CLOCK, AS_OF)))
 
 
 def _utc(micros: int) -> datetime:

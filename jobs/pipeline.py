@@ -71,7 +71,7 @@ def pipeline(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
 
 
 def _registry(context: Context) -> Registry:
-    return Registry(str(context.settings.mlflow), context.settings.state / "mlartifacts", context.contract.name)
+    return Registry.of(context.settings, context.contract)
 
 
 def _outcome(context: Context, version: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def _promote(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     contract, settings, fingerprint = context.contract, context.settings, context.id_key.fingerprint
     root = settings.bundles(contract.name)
     try:
-        registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", contract.name)
+        registry = Registry.of(settings, contract)
         candidate = registry.version(getattr(args, "version", None))
         bundle = checked(candidate, contract, fingerprint)
         champion = _champion(context)

@@ -79,7 +79,7 @@ def _register(context: Context, made: Bundle, judged: Bundle) -> int:
     with tempfile.TemporaryDirectory() as folder:
         save_bundle(made, Path(folder) / BUNDLE, origin)
         save_bundle(judged, Path(folder) / JUDGED, origin)
-        registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", contract.name)
+        registry = Registry.of(settings, contract)
         test = {f"recalibrated_{name}": v for name, v in made.metrics["test"].items() if isinstance(v, int | float)}
         version, _ = registry.record(
             Path(folder), made.identity, params=recipe, metrics=test, tags={"kind": "recalibration"}

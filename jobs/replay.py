@@ -5,16 +5,16 @@ here. The tables' rows are what `feast materialize` puts into Redis; that servin
 shows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from conf.contract import AS_OF
+from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter
 from jobs.command import Context
-from jobs.features import raw_columns, with_counters
-from jobs.touched import days_before
+from jobs.features import counters_usable, raw_columns, with_counters
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ def replay(context: Context, rows: DataFrame, sample: int) -> Replay:
     if not count:
         chosen.unpersist()
         return Replay(0, {})
-    usable_from = days_before(first, timedelta(hours=contract.window_hours[contract.longest_window]) + contract.publication_delay)
-    usable = F.col("date").between(F.lit(usable_from), F.lit(last))
-    features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)).where(usable))
+    features = with_counters(contract, counters_usable(warehouse, contract, first, last))
     ids = chosen.select("impression_id", "date", F.lit(True).alias("found"))
     impressions = warehouse.read("impressions").where(F.col("date").between(F.lit(first), F.lit(last)))
     again = impressions.join(F.broadcast(ids), ["impression_id", "date"]).select(
@@ -49,7 +47,37 @@ def replay(context: Context, rows: DataFrame, sample: int) -> Replay:
     served = again.transform(features).select("impression_id", "found", *renamed)
     both = chosen.join(served, "impression_id", "left")
     lost = F.count_if(F.col("found").isNull()).alias("impressions")
-    differing = [F.count_if(F.col("found") & ~F.col(n).eqNullSafe(F.col(f"served {n}"))).alias(n) for n in columns]
-    found = both.agg(lost, *differing).collect()[0].asDict()
+    found = both.agg(lost, *_differing(columns, where=F.col("found"))).collect()[0].asDict()
     chosen.unpersist()
     return Replay(count, {name: number for name, number in found.items() if number})
+
+
+def replay_served(context: Context, rows: DataFrame, sample: int) -> tuple[Replay, DataFrame]:
+    """The same of rows of `predictions`, against the counters as published by the clock that each was answered with.
+
+    Also returns the rows as the batch path builds them, persisted: `margin`, `model_identity` and raw values. Left out are rows
+    that were answered without counters, and last-seen times: no feature asks for them, so a server need not read them.
+    """
+    warehouse, contract = context.warehouse, context.contract
+    order = F.xxhash64(F.lit("replay"), "source_file", "request_id", "candidate_number")
+    chosen = rows.where(F.col(AS_OF).isNotNull()).orderBy(order, "source_file", "request_id", "candidate_number").limit(sample)
+    columns = raw_columns(contract)
+    own = [F.col(name).alias(f"served {name}") for name in columns]
+    clock = F.timestamp_micros(AS_OF)
+    asked = chosen.select("margin", "model_identity", *own, clock.alias(EVENT_TIMESTAMP), *contract.columns).persist()
+    day = F.to_date(EVENT_TIMESTAMP)
+    count, first, last = asked.agg(F.count("*"), F.min(day), F.max(day)).collect()[0]
+    if not count:
+        return Replay(0, {}), asked
+    features = with_counters(contract, counters_usable(warehouse, contract, first, last))
+    again = asked.transform(features).withColumn(EVENT_TIMESTAMP, F.col(f"served {EVENT_TIMESTAMP}")).persist()
+    last_seen = {raw_counter(key, name) for key in contract.counted_keys for name in ("last_impression_us", "last_click_us")}
+    found = again.agg(*_differing([name for name in columns if name not in last_seen])).collect()[0].asDict()
+    asked.unpersist()
+    return Replay(count, {name: number for name, number in found.items() if number}), again
+
+
+def _differing(columns: Sequence[str], where: Column | None = None) -> list[Column]:
+    """Of each column the number of rows in which it is not what was served."""
+    different = {name: ~F.col(name).eqNullSafe(F.col(f"served {name}")) for name in columns}
+    return [F.count_if(one if where is None else where & one).alias(name) for name, one in different.items()]

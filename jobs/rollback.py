@@ -30,7 +30,7 @@ def main() -> int:
             before, champion = roll_back(root, contract.hash, fingerprint)
             log.info("rollback: version %s is published (%.2f s)", champion.version, time.monotonic() - start)
             try:
-                registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", contract.name)
+                registry = Registry.of(settings, contract)
                 registry.roll_back(before, None if champion.version == PRIOR else champion.version)
             except Exception as error:
                 said = f"version {champion.version} serves, but MLflow did not take the alias: {error}; run this again"

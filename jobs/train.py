@@ -67,7 +67,7 @@ def _train(context: Context, args: argparse.Namespace, kept: Path) -> Mapping[st
     with tempfile.TemporaryDirectory() as folder:
         save_bundle(made.bundle, Path(folder) / BUNDLE, origin)
         save_bundle(made.judged, Path(folder) / JUDGED, origin)
-        registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", contract.name)
+        registry = Registry.of(settings, contract)
         facts = gather(rows, made, contract, settings.train, origin, registry.recent(RECENT))
         write_card(Path(folder), facts)
         version, new = registry.record(

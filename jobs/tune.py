@@ -44,7 +44,7 @@ def tune(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
         name = _study_name(context, context.warehouse.version("training_set"))
         split = time_split(rows)
         require_learnable(split.earlier)
-        registry = Registry(str(settings.mlflow), settings.state / "mlartifacts", contract.name)
+        registry = Registry.of(settings, contract)
         with tuning_folds(rows, split, contract, settings.train) as folds, opened(folder / f"{contract.name}.db", name) as study:
             runs = TrialRuns(registry, name, {"contract_hash": contract.hash})
             _search(study, folds, settings, runs, until, args.trials)

@@ -197,7 +197,7 @@ class Warehouse:
         if table in self._checked:
             return
         if not self.exists(table):
-            job = f"jobs/{self.tables.made_by[table]}.py"
+            job = f"jobs/{self.tables.maker(table)}.py"
             raise DataError(f"{path}: no such table yet, expected the one that {job} writes: run it first")
         found = {row.key: row.value for row in self.spark.sql(f"SHOW TBLPROPERTIES {_by_path(path)}").collect()}
         if found.get(_CONTRACT) != self.tables.contract.hash:

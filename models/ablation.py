@@ -22,7 +22,7 @@ from models.shards import Shard, sharded
 from models.split import Slice
 from models.workers import on_workers
 
-CONTEXT, TIME, LEVEL = "context", "time of day and week", "level"
+CONTEXT, TIME, EVERYTHING = "context", "time of day and week", "the level"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def feature_groups(features: Sequence[Feature]) -> dict[str, tuple[int, ...]]:
     """Group -> positions in the vector: each key, the context columns, time of day and week, the level."""
 
     def group(feature: Feature) -> str:
-        return feature.key or (LEVEL if feature.kind == LEVEL else CONTEXT if feature.column else TIME)
+        return feature.key or (EVERYTHING if feature.kind == "level" else CONTEXT if feature.column else TIME)
 
     names = dict.fromkeys(group(feature) for feature in features)
     return {name: tuple(n for n, feature in enumerate(features) if group(feature) == name) for name in names}

@@ -16,7 +16,7 @@ from models.bundle import Bundle
 from models.lean import xgb
 from models.level import level_term
 from models.masking import Masks
-from models.merging import merge
+from models.merging import margins_of, merge
 from models.ridge import Ridge, fit_ridge
 from models.selection import Choice
 from models.shards import Shard
@@ -59,16 +59,19 @@ def with_absences(made: Mapping[str, bytes], shard: Shard, masks: Masks, negativ
     ridge = Ridge.from_dict(json.loads(made[_RIDGE])) if _RIDGE in made else None
 
     def margins(vectors: Float32) -> Float64:
-        found = np.mean([booster.inplace_predict(vectors, predict_type="margin") for booster in boosters], axis=0)
-        trees = np.asarray(found, dtype=np.float64).reshape(len(vectors))  # of no rows XGBoost makes (0, 0)
+        trees = np.asarray(np.mean([margins_of(booster, vectors) for booster in boosters], axis=0))
         return trees if ridge is None else (trees + ridge.log_odds(vectors)) / 2
 
     return {**made, _ABSENCES: to_json(absences(shard, masks, negatives, margins))}
 
 
-def grown(made: Mapping[str, bytes], start: Bundle) -> bytes:
-    """The trees of a model with new ones added to it, as one Booster."""
-    return merge(_boosters(made), names=start.fitted.names, onto=start.booster)
+def grown(made: Mapping[str, bytes], start: Bundle) -> tuple[bytes, Ridge | None]:
+    """The trees of a model with new ones added to it, as one Booster, and its ridge regression with the level of the new rows."""
+    trees = merge(_boosters(made), names=start.fitted.names, onto=start.booster)
+    if _LEVEL not in made or start.ridge is None:
+        return trees, start.ridge
+    level = Ridge.from_dict(json.loads(made[_LEVEL]))
+    return trees, start.ridge.without(level.columns).plus(level)
 
 
 def assembled(made: Mapping[str, bytes], fitted: Fitted, negatives: float) -> tuple[bytes, Ridge | None]:

@@ -22,6 +22,7 @@ from feature_repo.vectorize import Fitted, prior_rate, vectorize
 from models import golden
 from models.calibration import Calibrator
 from models.lean import xgb
+from models.merging import margins_of
 from models.ridge import Ridge
 
 FORMAT = 2
@@ -61,8 +62,7 @@ class Bundle:
 
     def margins(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Log odds, one per row of `vectors`. Exact: every partial sum lies on the grid of models/merging.py."""
-        found = self.booster.inplace_predict(vectors, predict_type="margin")
-        trees = np.asarray(found, dtype=np.float64).reshape(len(vectors))  # of no rows XGBoost makes (0, 0)
+        trees = margins_of(self.booster, vectors)
         return trees if self.ridge is None else trees + self.ridge.log_odds(vectors)
 
     def probabilities(self, raw: pa.RecordBatch) -> npt.NDArray[np.float64]:
@@ -167,6 +167,21 @@ def load_bundle(folder: Path, *, identity: str | None = None) -> Bundle:
         raise BundleError(f"{folder}: {error}, expected what this release writes: run jobs/train.py again") from None
     _check_golden(bundle, folder)
     return bundle
+
+
+def load_prior(folder: Path, *, identity: str) -> Bundle:
+    """The prior rates that every bundle ships: a bundle of kind "prior" from its features.json, which must verify.
+
+    For a bundle whose trees are damaged, or give other bits here than where they were made. Raises BundleError.
+    """
+    manifest = read_manifest(folder)
+    sealed: dict[str, str] = manifest["files"]
+    made_for = manifest["contract_hash"], manifest["id_key_fingerprint"]
+    answering = {name: expected for name, expected in sealed.items() if name != METRICS}
+    if FEATURES not in sealed or _identity(manifest["kind"], *made_for, answering) != identity:
+        raise BundleError(f"{folder / MANIFEST}: not the manifest of {identity[:12]}, so not even its prior rates can be read")
+    fitted = json.loads(_verified(folder / FEATURES, sealed[FEATURES]))
+    return Bundle("prior", *made_for, Fitted.from_dict(fitted))
 
 
 def _check_golden(bundle: Bundle, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -39,9 +40,15 @@ class Calibrator:
     def log_odds(self, margins: Float64) -> Float64:
         """Calibrated log odds, one per margin."""
         if self.kind == "isotonic":
-            return np.asarray(np.interp(margins, self.at, self.to), dtype=np.float64)
+            return np.asarray(np.interp(margins, *self._points), dtype=np.float64)
+        if self.kind in ("none", "shift"):
+            return np.asarray(np.clip(margins + (self.parameters[0] if self.parameters else 0.0), -FARTHEST, FARTHEST))
         made = _design(self.kind, margins) @ np.array(_weights(self.kind, self.parameters))
         return np.asarray(np.clip(made, -FARTHEST, FARTHEST), dtype=np.float64)
+
+    @cached_property
+    def _points(self) -> tuple[Float64, Float64]:
+        return np.array(self.at), np.array(self.to)
 
     def probabilities(self, margins: Float64) -> Float64:
         """Click probabilities in (0, 1), float64, one per margin."""

@@ -14,7 +14,7 @@ from conf.contract import Contract
 from models.baselines import Rows, baselines
 from models.bundle import Bundle
 from models.evaluation import CONSTANT, OURS, difference
-from models.intervals import GROUPS, interval, ratio_of
+from models.intervals import GROUPS, ratio_interval
 from models.sampling import drawn, in_one_task
 from models.split import Split
 
@@ -89,10 +89,10 @@ def _figures(name: str, p: Float64, sums: Mapping[str, Float64], test: Rows) -> 
     return {
         "logloss": float(loss / sums["w"].sum()),
         "ne": float(loss / sums[f"loss {CONSTANT}"].sum()),
-        "ne_interval": interval(sums, ratio_of(f"loss {name}", f"loss {CONSTANT}")),
+        "ne_interval": ratio_interval(sums, f"loss {name}", f"loss {CONSTANT}"),
         "auc": float(roc_auc_score(test.labels, p, sample_weight=_weights(test))) if both else float("nan"),
         "calibration_ratio": float(sums[f"p {name}"].sum() / clicked) if clicked else float("nan"),
-        "calibration_interval": interval(sums, ratio_of(f"p {name}", "wy")),
+        "calibration_interval": ratio_interval(sums, f"p {name}", "wy"),
     }
 
 

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 
 from feature_repo.vectorize import Float32, vectorize
 from models.bundle import Bundle
-from models.lean import xgb
+from models.explanation import tree_contributions
 from models.merging import GRID
 from models.sampling import drawn, in_one_task
 from models.split import Slice
@@ -72,13 +72,9 @@ def summarized(bundle: Bundle, vectors: Float32, weights: Float64) -> Contributi
 def contributions(bundle: Bundle, vectors: Float32) -> tuple[Float64, float]:
     """(rows, features) log odds that each feature adds, and the log odds to which they are added: together the margins.
 
-    Of the trees by XGBoost (TreeSHAP, Lundberg et al. 2020), against the mean over the training rows; of the ridge regression its
-    terms, against their mean over these rows.
+    Of the trees against the mean over the training rows; of the ridge regression its terms, against their mean over these rows.
     """
-    booster = bundle.booster
-    matrix = xgb.DMatrix(vectors, feature_names=booster.feature_names, feature_types=booster.feature_types)
-    found = np.asarray(booster.predict(matrix, pred_contribs=True), dtype=np.float64)
-    parts, base = found[:, :-1], float(found[0, -1])
+    parts, base = tree_contributions(bundle, vectors)
     if ridge := bundle.ridge:
         terms = ridge.terms(vectors) * GRID
         parts[:, list(ridge.columns)] += terms - terms.mean(axis=0)

@@ -5,7 +5,7 @@ from pyspark.sql import functions as F
 
 from conf.contract import Contract
 from conf.settings import Train
-from feature_repo.catalogue import catalogue
+from feature_repo.catalogue import LEVEL, catalogue
 from feature_repo.vectorize import Fitted
 from models.split import Slice
 
@@ -14,9 +14,10 @@ _WEEK_US, _HOUR_US = 7 * 86_400_000_000, 3_600_000_000
 MAX_VOCABULARY = 10_000  # values of one column; a column with more is an id, and ids enter through their counters
 
 
-def fit_state(rows: DataFrame, contract: Contract, recipe: Train, part: Slice) -> Fitted:
+def fit_state(rows: DataFrame, contract: Contract, recipe: Train, part: Slice, told: Slice | None = None) -> Fitted:
     """The fitted state of the rows of `part`, a slice of `rows` with both labels: features, base rate and vocabularies.
 
+    told: the slice whose length decides on features that short logs cannot tell (default: part).
     A category's values stand by falling count, then by text; those with fewer than `recipe.rare_below` rows are "other".
     """
     return Fitted.of(
@@ -24,14 +25,15 @@ def fit_state(rows: DataFrame, contract: Contract, recipe: Train, part: Slice) -
         base_rate=part.click_rate(contract.sampling.negatives),
         strength=recipe.prior_impressions,
         vocabularies=_vocabularies(rows.where(part.within()), contract, recipe.rare_below),
-        without=_untold(contract, part.until_us - part.from_us),
+        without=_untold(contract, told or part),
     )
 
 
-def _untold(contract: Contract, span_us: int) -> set[str]:
-    """Features that a log of this length cannot tell: the day of the week, and the level while its window was never full."""
+def _untold(contract: Contract, part: Slice) -> set[str]:
+    """Features that a log of its length cannot tell: the day of the week, and the level while its window was never full."""
+    span_us = part.until_us - part.from_us
     window_us = contract.window_hours[contract.longest_window] * _HOUR_US
-    return {name for name, least in (("day_of_week", WEEKS * _WEEK_US), ("level", window_us)) if span_us < least}
+    return {name for name, least in (("day_of_week", WEEKS * _WEEK_US), (LEVEL, window_us)) if span_us < least}
 
 
 def _vocabularies(rows: DataFrame, contract: Contract, rare_below: int) -> dict[str, tuple[str, ...]]:

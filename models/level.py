@@ -30,5 +30,6 @@ def level_term(shard: Shard, columns: Sequence[int]) -> Ridge:
     there = ~np.isnan(levels)
     count, summed = total(np.stack([there.sum(axis=0), np.nansum(levels, axis=0)]))
     means = np.divide(summed, count, out=np.zeros_like(summed), where=count > 0)
+    weights = np.where(count > 0, FOLLOWED, 0.0)  # of a level that training never knew nothing can be said
     each = len(columns)
-    return Ridge(tuple(columns), tuple(means.tolist()), (1.0,) * each, (FOLLOWED,) * each, (0.0,) * each, 0.0)
+    return Ridge(tuple(columns), tuple(means.tolist()), (1.0,) * each, tuple(weights.tolist()), (0.0,) * each, 0.0)

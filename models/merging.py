@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conf.errors import DataError
+from feature_repo.vectorize import Float32
 from models.lean import xgb
 
 GRID = 2.0**-20
@@ -23,6 +24,13 @@ _CHECKED_ROWS = 512
 _LARGEST = float(np.finfo(np.float32).max)
 
 Tree = dict[str, Any]
+Float64 = npt.NDArray[np.float64]
+
+
+def margins_of(booster: xgb.Booster, vectors: Float32, **limits: Any) -> Float64:
+    """Log odds (rows,) of vectors (rows, features). limits: as XGBoost's inplace_predict takes them."""
+    found = booster.inplace_predict(vectors, predict_type="margin", **limits)
+    return np.asarray(found, dtype=np.float64).reshape(len(vectors))  # of no rows XGBoost makes (0, 0)
 
 
 def merge(

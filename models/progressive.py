@@ -54,29 +54,33 @@ class _Day:
 
 def evaluate_days(
     rows: DataFrame, contract: Contract, recipe: Train, *, days: int, truth: DataFrame | None = None,
-    variants: bool = True,
+    whole: DataFrame | None = None, variants: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """All figures as JSON takes them. rows: the training set. truth: impression_id and probability, of a simulated log.
 
+    whole: what the days are judged on, where `rows` lack a part of the negatives and the others are to be had.
     variants: also what the last day loses without each group of features, and with fewer rows: a dozen models more.
     Raises DataError where no day can be judged.
     """
     starts = _days(rows)[-days:]
-    known = rows if truth is None else rows.join(truth, "impression_id")
-    judged = [day for n, start in enumerate(starts) if (day := _judge(known, contract, recipe, start, n + 1, len(starts)))]
+    known = rows if whole is None else whole
+    known = known if truth is None else known.join(truth, "impression_id")
+    counts = range(1, len(starts) + 1)
+    tried = [_judge(rows, known, contract, recipe, start, n, len(starts)) for n, start in zip(counts, starts, strict=True)]
+    judged = [day for day in tried if day is not None]
     if not judged:
         raise DataError("training set: found no day with clicks that has enough rows and clicks before it, expected one")
     pooled = _pooled([day.cells for day in judged])
     level = 1 - 0.05 / len(judged)
     last = judged[-1]
-    log.info("evaluate: features, fewer rows and withheld keys on the last day")
+    log.info("evaluate: %swithheld keys on the last day", "features, fewer rows and " if variants else "")
     return {
         "days": [_day(day, contract, level) for day in judged],
         "overall": _figures(pooled[_ALL], 0.95),
         "slices": [quality.to_dict() for quality in qualities(pooled)],
         "age": _ages(known, judged, contract),
         "gain": _thinned(gain(last.order)),
-        **(_variants(known, last, contract, recipe) if variants else {}),
+        **(_variants(rows, last, contract, recipe) if variants else {}),
         "withheld": _withheld(last, contract),
     }
 
@@ -89,8 +93,10 @@ def _days(rows: DataFrame) -> list[int]:
     return [row["day"] for row in counted[1:] if row["count"] >= _FEWEST_ROWS * total]
 
 
-def _judge(rows: DataFrame, contract: Contract, recipe: Train, start: int, number: int, of: int) -> _Day | None:
-    """None where the rows before the day have not both labels, or the day has no click."""
+def _judge(
+    rows: DataFrame, known: DataFrame, contract: Contract, recipe: Train, start: int, number: int, of: int
+) -> _Day | None:  # fmt: skip
+    """None where the rows before the day have not both labels, or the day has no click. known: what the day is judged on."""
     log.info("evaluate: day %d of %d, %s", number, of, utc(start).date())
     try:
         split = time_split(rows, utc(start))
@@ -99,8 +105,8 @@ def _judge(rows: DataFrame, contract: Contract, recipe: Train, start: int, numbe
         log.warning("evaluate: %s is left out: %s", utc(start).date(), error)
         return None
     micros = F.unix_micros(EVENT_TIMESTAMP)
-    day = rows.where((micros >= F.lit(start)) & (micros < F.lit(start + DAY_US)))
-    answers = _answers(bundle, rows)
+    day = known.where((micros >= F.lit(start)) & (micros < F.lit(start + DAY_US)))
+    answers = _answers(bundle, known)
     cells = slice_sums(day, answers, contract, frequent(rows.where(split.earlier.within()), contract))
     if not cells[_ALL]["wy"].sum():
         log.warning("evaluate: %s is left out: none of its rows was clicked", utc(start).date())

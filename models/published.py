@@ -87,12 +87,39 @@ def _verifies(folder: Path, identity: str) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Named:
+    """A published bundle by its names, not loaded yet."""
+
+    version: str
+    identity: str
+
+    def load(self, root: Path) -> Champion:
+        """Verified. Raises BundleError."""
+        return Champion(self.version, load_bundle(root / self.identity, identity=self.identity))
+
+
+def named_champions(root: Path) -> list[Named]:
+    """The champion and those before it, newest first; empty where nothing was ever published. Raises BundleError."""
+    if not _exists(root):
+        return []
+    pointer = _pointer(root)
+    return [Named(one["version"], one["identity"]) for one in (pointer, *pointer["before"])]
+
+
 def load_champion(root: Path) -> Champion | None:
     """The published champion, verified; None where nothing was ever published. Raises BundleError."""
-    if not _exists(root):
+    named = named_champions(root)
+    return named[0].load(root) if named else None
+
+
+def pointer_stamp(root: Path) -> tuple[int, int, int] | None:
+    """Changes whenever another champion is published; None where none was. One look at a file's entry, nothing is read."""
+    try:
+        found = (root / _POINTER).stat()
+    except OSError:
         return None
-    pointer = _pointer(root)
-    return Champion(pointer["version"], load_bundle(root / pointer["identity"], identity=pointer["identity"]))
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _exists(root: Path) -> bool:

@@ -21,7 +21,7 @@ Int64 = npt.NDArray[np.int64]
 _ITERATIONS, _HALVINGS = 50, 30
 _CLOSE = 1e-7  # of the largest step: far below the grid
 _CHUNK = 65_536  # rows of the design matrix that stand in memory at once
-_FARTHEST = 8.0  # standard deviations: one odd value must not carry a margin away
+FARTHEST = 8.0  # standard deviations: one odd value must not carry a margin away
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class Ridge:
     def plus(self, other: Self) -> Self:
         """The sum of two regressions that share no column."""
         return type(self)(**{name: mine + getattr(other, name) for name, mine in vars(self).items()})
+
+    def without(self, columns: Sequence[int]) -> Self:
+        """The sum over the other columns."""
+        kept = [n for n, column in enumerate(self.columns) if column not in columns]
+        parts = {name: tuple(value[n] for n in kept) for name, value in vars(self).items() if isinstance(value, tuple)}
+        return type(self)(**parts, intercept=self.intercept)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
@@ -112,7 +118,7 @@ def _standardized(
 ) -> tuple[Float64, npt.NDArray[np.bool_]]:
     standard = (vectors[:, list(columns)].astype(np.float64) - means) / scales
     missing = np.isnan(standard)
-    return np.clip(np.where(missing, 0.0, standard), -_FARTHEST, _FARTHEST), missing
+    return np.clip(np.where(missing, 0.0, standard), -FARTHEST, FARTHEST), missing
 
 
 def _newton(

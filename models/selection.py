@@ -18,6 +18,7 @@ from models.collective import total
 from models.folds import Fold, best_rounds, fit_fold, folds_of, learnable, sampled
 from models.lean import xgb
 from models.masking import Masks
+from models.merging import margins_of
 from models.ridge import Ridge, fit_ridge
 from models.shards import Shard
 
@@ -66,8 +67,7 @@ def choose(
         return Choice(next(iter(recipe.presets)), rounds_blind, strength_blind, Calibrator(), 0, {})
     labels = np.concatenate([fold.later.labels for fold in folds])
     number = np.concatenate([np.full(len(fold.later), n) for n, fold in enumerate(folds)])
-    # what a model goes on from has its level already
-    level = np.zeros(len(labels)) if start else np.concatenate([fold.level.log_odds(fold.later.vectors) for fold in folds])
+    level = np.concatenate([fold.level.log_odds(fold.later.vectors) for fold in folds])
     scored: dict[tuple[str, float | None], Float64] = {}
     rounds: dict[str, int] = {}
     ridges = _ridge_margins(folds, counters, recipe.ridge_strengths) if start is None else {}
@@ -96,8 +96,7 @@ def _tree_margins(folds: Sequence[Fold], preset: TreePreset, recipe: Train, star
 def _margins(booster: xgb.Booster, vectors: Float32, rounds: int, start: Start | None) -> Float64:
     end = min(rounds, booster.num_boosted_rounds())
     base = None if start is None else start(vectors)
-    margins = booster.inplace_predict(vectors, iteration_range=(0, end), predict_type="margin", base_margin=base)
-    return np.asarray(margins, dtype=np.float64).reshape(len(vectors))  # of no rows XGBoost makes (0, 0)
+    return margins_of(booster, vectors, iteration_range=(0, end), base_margin=base)
 
 
 def _ridge_margins(folds: Sequence[Fold], counters: Sequence[int], strengths: Sequence[float]) -> dict[float, Float64]:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from conf.contract import Contract
 from conf.errors import BundleError
 from conf.files import first_wins
+from conf.settings import Settings
 from models.bundle import Bundle, load_bundle, seal
 
 if TYPE_CHECKING:
@@ -73,6 +75,11 @@ class Registry:
         """uri: the tracking database or server. artifacts: where a database's runs keep their files. name: the contract's."""
         self._uri, self._artifacts, self.name = uri, artifacts, name
         self.client = _client(uri)
+
+    @classmethod
+    def of(cls, settings: Settings, contract: Contract) -> Self:
+        """That of this installation."""
+        return cls(str(settings.mlflow), settings.state / "mlartifacts", contract.name)
 
     def record(
         self, folder: Path, identity: str, *, params: Mapping[str, Any], metrics: Mapping[str, float], tags: Mapping[str, str]

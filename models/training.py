@@ -6,11 +6,13 @@ all rows, because the newest hours matter most.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import log as ln
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -19,6 +21,7 @@ from conf.contract import Contract
 from conf.errors import DataError
 from conf.settings import Train
 from feature_repo.catalogue import raw_schema
+from feature_repo.vectorize import Float32
 from models import golden
 from models.assembly import assembled, counters_of, fit_model, grown, with_absences, with_level
 from models.boosting import Kept, Start
@@ -35,6 +38,8 @@ from models.workers import on_workers
 log = logging.getLogger("clickodds")
 
 _CHOICE = "choice"
+
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def train_bundle(
     split = time_split(rows, test_from)
     judged, choice = fit_part(rows, split.earlier, split.cuts, contract, recipe, id_key_fingerprint, kept, start)
     _warn_of_folds(choice, len(split.cuts) - 1)
-    bundle, _ = fit_part(rows, split.everything, choice, contract, recipe, id_key_fingerprint, kept, start)
+    bundle, _ = fit_part(rows, split.everything, choice, contract, recipe, id_key_fingerprint, kept, start, told=split.earlier)
     test = rows.where(split.test.within())
     histogram = score_histogram(test, judged, constant=judged.fitted.base_rate)
     if not split.test.clicks:
@@ -119,38 +124,46 @@ def prior_bundle(rows: DataFrame, contract: Contract, recipe: Train, id_key_fing
 
 def fit_part(
     rows: DataFrame, part: Slice, how: Choice | tuple[int, ...], contract: Contract, recipe: Train, fingerprint: str,
-    kept: Kept | None = None, start: Bundle | None = None,
+    kept: Kept | None = None, start: Bundle | None = None, told: Slice | None = None,
 ) -> tuple[Bundle, Choice]:  # fmt: skip
     """A bundle of the rows of `part`, by a choice that was made or, from the cuts given, is made on them first.
 
-    start: a bundle that it goes on from. Raises DataError where `part` has not both labels.
+    start: a bundle that it goes on from. told: the slice whose features it has, where the choice was made on another. Raises
+    DataError where `part` has not both labels.
     """
     require_learnable(part)
-    fitted = fit_state(rows, contract, recipe, part) if start is None else start.fitted
+    fitted = fit_state(rows, contract, recipe, part, told or part) if start is None else start.fitted
     masks = Masks.of(fitted, recipe.masked)
     counters = counters_of(fitted.features)
     negatives = contract.sampling.negatives
 
-    onto = None if start is None else _margins_before(start, negatives)
+    onto = None if start is None else _margins_before(start, masks.hidden, negatives)
 
     def task(shard: Shard) -> Mapping[str, bytes]:
         chosen = how if isinstance(how, Choice) else choose(shard, recipe, how, masks, counters, negatives, onto)
         purpose = json.dumps([part.until_us, fitted.to_dict(), start.identity if start else None], sort_keys=True)
         model = fit_model(masked(shard, masks), chosen, recipe, counters, kept=kept, purpose=purpose, start=onto)
-        if start is None:  # else both are in what it goes on from
-            model = with_level(with_absences(model, shard, masks, negatives), shard, masks.hidden)
+        if start is None:  # else they are among the trees it goes on from
+            model = with_absences(model, shard, masks, negatives)
+        model = with_level(model, shard, masks.hidden)
         return {_CHOICE: json.dumps(chosen.to_dict()).encode(), **model}
 
     shards = sharded(rows.where(part.within()), fitted, recipe.num_workers)
     made = on_workers(shards, recipe.num_workers, recipe.threads, len(fitted.names), task)
     choice = Choice.from_dict(json.loads(made.pop(_CHOICE)))
-    trees, ridge = assembled(made, fitted, negatives) if start is None else (grown(made, start), start.ridge)
+    trees, ridge = assembled(made, fitted, negatives) if start is None else grown(made, start)
     return Bundle("trees", contract.hash, fingerprint, fitted, choice.calibrator, trees, ridge), choice
 
 
-def _margins_before(start: Bundle, negatives: float) -> Start:
-    """What the trees go on from, among rows of which a share of those without a click was kept."""
-    return lambda vectors: start.margins(vectors) - ln(negatives)
+def _margins_before(start: Bundle, hidden: Sequence[int], negatives: float) -> Start:
+    """What the trees go on from, among rows of which a share of those without a click was kept. The level is theirs, not its."""
+
+    def margins(vectors: Float32) -> Float64:
+        seen = vectors.copy()
+        seen[:, list(hidden)] = np.nan
+        return start.margins(seen) - ln(negatives)
+
+    return margins
 
 
 def _warn_of_folds(choice: Choice, folds: int) -> None:

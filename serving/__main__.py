@@ -1,36 +1,17 @@
-"""Serve the champion of a contract over HTTP, in one process. Needs a published bundle to be ready, and Redis for fresh features.
+"""Serve the champion of a contract over HTTP. Needs a published bundle to be ready, and Redis for fresh features.
 
-Exit codes: 0 stopped by Ctrl-C, 2 usage or settings, 65 the contract, the id key or the bundle is refused, 75 the port is taken.
+SIGTERM drains: what is asked is answered, new connections are refused. Exit codes: 0 stopped by SIGTERM or Ctrl-C, 2 usage or
+settings, 65 the contract or the id key is refused, 75 the port is taken.
 """
 
 import argparse
-import logging
 import socket
 import sys
+from pathlib import Path
 
-import uvicorn
-
-import serving.lean  # noqa: F401  # before anything that imports xgboost or pyarrow
-from conf.contract_file import load_contract
 from conf.errors import ClickoddsError, UnavailableError
-from conf.personal import load_id_key
-from conf.settings import load_settings
-from models.published import load_champion
-from serving.app import create_app
-from serving.features import OnlineFeatures, connect_redis
-from serving.state import ServingState
-
-
-class _Server(uvicorn.Server):
-    """Says where it listens, once it does."""
-
-    def __init__(self, config: uvicorn.Config, said: str) -> None:
-        super().__init__(config)
-        self._said = said
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        print(self._said, flush=True)  # noqa: T201  # whoever started the server waits for this line
+from conf.settings import Settings, SettingsError, load_settings
+from serving.logs import say_on_stderr
 
 
 def main() -> int:
@@ -40,37 +21,41 @@ def main() -> int:
     parser.add_argument("--contract", metavar="FILE", help="the log contract (default: the setting `contract`)")
     parser.add_argument("--env", metavar="NAME", help="read conf/NAME.yaml over conf/base.yaml (default: CLICKODDS_ENV)")
     parser.add_argument("--port", type=int, metavar="PORT", help="0 takes a free one (default: the setting `serving.port`)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes on the port (default: the setting `serving.workers`)")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)  # how serving/workers.py starts one
     args = parser.parse_args()
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     try:
-        server, listener = _prepare(args.contract, args.env, args.port)
+        settings = load_settings(args.env)
+        say_on_stderr(json_lines=settings.serving.log_format == "json")
+        if args.contract:
+            settings = settings.model_copy(update={"contract": Path(args.contract).resolve()})
+        return _worker(settings, args.worker) if args.worker else _serve(settings, args.port, args.workers)
     except ClickoddsError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
-    with listener:
-        try:
-            server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn raises the signal again when it has stopped
-            pass
-    return 0
 
 
-def _prepare(contract_file: str | None, env: str | None, port: int | None) -> tuple[_Server, socket.socket]:
-    settings = load_settings(env)
-    contract = load_contract(contract_file or settings.contract)
-    id_key = load_id_key(settings)
-    champion = load_champion(settings.bundles(contract.name))
-    if champion and champion.bundle.kind == "trees":
-        champion.bundle.booster  # noqa: B018  # parsed now, not in the first request
-    state = ServingState(contract.hash, id_key.fingerprint, champion)
+def _serve(settings: Settings, port: int | None, workers: int | None) -> int:
     section = settings.serving
-    client = connect_redis(settings.redis, timeout=section.redis_timeout)
-    features = OnlineFeatures(contract, id_key, client, timeout=section.redis_timeout, max_age=section.max_feature_age)
-    app = create_app(contract=contract, state=state, features=features, settings=section)
+    count = section.workers if workers is None else workers
+    if count < 1:
+        raise SettingsError(f"--workers: found {count}, expected at least 1")
     listener = _listen(section.host, section.port if port is None else port)
-    config = uvicorn.Config(app, workers=1, access_log=False, log_config=None, log_level=logging.WARNING)
-    where = f"http://{section.host}:{listener.getsockname()[1]}"
-    return _Server(config, f"serving {contract.name} at {where}: {state.refusal or 'ready'}"), listener
+    if count == 1:
+        from serving.server import serve  # what it imports takes a second and 100 MB, which a parent of workers needs not
+
+        return serve(settings, listener)
+    from serving.workers import Workers, command_of_this_process
+
+    within_s = 2 * section.drain.total_seconds() + 5
+    return Workers(command_of_this_process(), count, listener, stopped_within_s=within_s).run()
+
+
+def _worker(settings: Settings, place: str) -> int:
+    from serving.server import Place, serve
+
+    slot, workers, handle, cells, lifeline = map(int, place.split(":"))
+    return serve(settings, socket.socket(fileno=handle), Place(slot, workers, cells, lifeline))
 
 
 def _listen(host: str, port: int) -> socket.socket:

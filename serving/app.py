@@ -1,11 +1,16 @@
 """The HTTP application. Everything it works with is handed to `create_app`; it holds no global."""
 
+import logging
+import math
+import re
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Request
+from fastapi import Body, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -13,54 +18,69 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from conf.contract import Contract
 from conf.settings import Serving
+from feature_repo.catalogue import EVENT_TIMESTAMP
+from feature_repo.vectorize import vectorize
 from models.published import Champion
 from serving.body_limit import BodyLimit
-from serving.features import OnlineFeatures
+from serving.door import Admission, Door
+from serving.explain import EXPLAIN, add_explain
+from serving.fast_path import FastPath
 from serving.freshness import Reason
-from serving.metrics import Metrics, Timed
+from serving.keys import Keys
+from serving.metrics import Metrics
+from serving.observer import observer
 from serving.problems import Fault, documented, problem
 from serving.schema import RequestSchema
-from serving.state import ServingState
+from serving.served_log import Record, ServedLog
+from serving.state import InForce, ServingState
 
 PREDICT = "/v1/predict"
+_DEADLINE = "Milliseconds that the request has for Redis, where that is less than the setting serving.redis_deadline_ms."
+_ID = re.compile(r"[\w.:-]{1,64}")
+
+log = logging.getLogger("clickodds.serving")
 
 
-def create_app(*, contract: Contract, state: ServingState, features: OnlineFeatures, settings: Serving) -> FastAPI:
-    """The application of one contract. `app.state.serving` is the state in force: a reload assigns another."""
+def create_app(
+    *, contract: Contract, in_force: InForce, fast: FastPath, settings: Serving, metrics: Metrics, served_log: ServedLog
+) -> Door:
+    """The application of one contract: the plain routes, the hot one in front of them, and its door."""
     schema = RequestSchema(contract)
-    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await fast.start()
+        in_force.state = await fast.ready(in_force.state)
         yield
-        await features.close()
+        await fast.close()
 
     app = FastAPI(title=f"clickodds: {contract.name}", version="1", description=contract.about, lifespan=lifespan)
-    app.state.serving = state
     app.add_middleware(BodyLimit, max_kb=settings.max_body_kb)
-    app.add_middleware(Timed, path=PREDICT, metrics=metrics)
     _answer_problems(app, schema)
     example = {"a request": {"value": schema.example()}}
-    refusals: dict[int | str, dict[str, Any]] = {
-        200: {"model": schema.answer},
-        400: documented("The body is not JSON, or not declared as application/json."),
-        413: documented(f"The body is larger than {settings.max_body_kb} KiB."),
-        422: documented("Fields are wrong; `errors` lists every one."),
-        503: documented("No model can serve; `detail` says why and what to do."),
-    }
+    refusals = documented_refusals(settings)
 
-    @app.post(PREDICT, responses=refusals, response_model=None)
-    async def predict(body: Annotated[schema.request, Body(openapi_examples=example)]) -> Response:  # type: ignore[name-defined]
+    @app.post(PREDICT, responses={200: {"model": schema.answer}, **refusals}, response_model=None)
+    async def predict(
+        body: Annotated[schema.request, Body(openapi_examples=example)],  # type: ignore[name-defined]
+        x_deadline_ms: Annotated[int | None, Header(ge=0, description=_DEADLINE)] = None,
+    ) -> Response:
         """Click probabilities of the candidates, in the order asked."""
-        now: ServingState = app.state.serving
+        now = in_force.state
         if (refusal := now.refusal) or (champion := now.champion) is None:
             return problem(503, refusal or "")
         asked: dict[str, Any] = body.model_dump(by_alias=True)
-        read = await features.read(asked["time"] or datetime.now(UTC), asked["context"], asked["candidates"])
-        probabilities = champion.bundle.probabilities(read.batch).tolist()
-        reasons = [Reason.NO_MODEL] if champion.bundle.kind == "prior" else []
+        began = perf_counter()
+        time = asked["time"] or datetime.now(UTC)
+        seconds = math.inf if x_deadline_ms is None else x_deadline_ms / 1e3
+        read = await fast.plain.read(time, asked["context"], asked["candidates"], seconds)
+        have = perf_counter()
+        bundle = champion.bundle
+        margins = None if bundle.kind == "prior" else bundle.margins(vectorize(read.batch, bundle.fitted))
+        scores = bundle.probabilities(read.batch) if margins is None else bundle.calibrator.probabilities(margins)
+        scored = perf_counter()
+        reasons = [Reason.NO_MODEL] if bundle.kind == "prior" else []
         reasons += [read.freshness.reason] if read.freshness.reason else []
-        metrics.answered(candidates=len(probabilities), reasons=reasons, feature_age_us=read.freshness.age_us)
         answer = {
             "request_id": asked["request_id"],
             "model_version": champion.version,
@@ -68,10 +88,21 @@ def create_app(*, contract: Contract, state: ServingState, features: OnlineFeatu
             "reasons": reasons,
             "predictions": [
                 {name: candidate[name] for name in contract.candidate} | {"ctr": ctr}
-                for candidate, ctr in zip(asked["candidates"], probabilities, strict=True)
+                for candidate, ctr in zip(asked["candidates"], scores.tolist(), strict=True)
             ],
         }
-        return JSONResponse(answer)
+        response = JSONResponse(answer)
+        metrics.stages["features"].observe(have - began)
+        metrics.stages["score"].observe(scored - have)
+        metrics.stages["encode"].observe(perf_counter() - scored)
+        metrics.answered(reasons=reasons, feature_age_us=read.freshness.age_us, scores=scores)
+        if served_log.wants(asked["request_id"]):
+            as_of_us = read.freshness.as_of_us(read.batch.column(EVENT_TIMESTAMP)[0].value)
+            model = champion.version, bundle.identity
+            served_log.offer(Record(asked["request_id"], read.batch, as_of_us, margins, scores, *model, reasons))
+        return response
+
+    add_explain(app, contract, schema, in_force, fast.plain, refusals)
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:
@@ -81,21 +112,37 @@ def create_app(*, contract: Contract, state: ServingState, features: OnlineFeatu
     @app.get("/readyz", responses={503: documented("No model can serve.")}, response_model=dict[str, str])
     async def readyz() -> Response:
         """Whether a verified model of this contract and id key is loaded. Redis is not asked: without it answers are degraded."""
-        now: ServingState = app.state.serving
-        return problem(503, refusal) if (refusal := now.refusal) else JSONResponse({"status": "ready"})
+        return problem(503, refusal) if (refusal := in_force.state.refusal) else JSONResponse({"status": "ready"})
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
-        """Prometheus' page."""
-        return Response(metrics.text(app.state.serving), media_type=CONTENT_TYPE_LATEST)
+        """Prometheus' page, of all workers."""
+        return Response(metrics.text(in_force.state), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/model", responses={503: documented("No model was promoted yet.")}, response_model=dict[str, Any])
     async def model() -> Response:
         """The champion that serves."""
-        now: ServingState = app.state.serving
+        now: ServingState = in_force.state
         return JSONResponse(_about(now.champion, contract)) if now.champion else problem(503, now.refusal or "")
 
-    return app
+    admission = Admission(in_flight=settings.in_flight, queue_age_s=settings.queue_age_ms / 1e3)
+    keys = {PREDICT: Keys(settings.keys), EXPLAIN: Keys(settings.explain_keys)}
+    hot = fast.route(app, PREDICT, lambda: in_force.state.engine, observer(metrics, served_log, fast.raw))
+    return Door(hot, keys=keys, open_path=PREDICT, admission=admission, metrics=metrics)
+
+
+def documented_refusals(settings: Serving) -> dict[int | str, dict[str, Any]]:
+    """What else than 200 a route that takes a request may answer."""
+    return {
+        400: documented("The request is not HTTP/1.1, or its body is not JSON, or not declared as application/json."),
+        401: documented("The setting serving.keys asks for a key, and the request brings none of them."),
+        408: documented(f"The request was not whole within {settings.request_timeout.total_seconds():g} s."),
+        413: documented(f"The body is larger than {settings.max_body_kb} KiB."),
+        422: documented("Fields are wrong; `errors` lists every one."),
+        431: documented(f"The request's line and headers are larger than {settings.max_head_kb} KiB."),
+        500: documented("An error of the server; its log says more."),
+        503: documented("No model can serve; or there are too many requests: then `Retry-After` says when to try again."),
+    }
 
 
 def _about(champion: Champion, contract: Contract) -> dict[str, Any]:
@@ -132,5 +179,8 @@ def _answer_problems(app: FastAPI, schema: RequestSchema) -> None:
         return response
 
     @app.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> Response:
-        return problem(500, f"an error of the server ({type(error).__name__}); its log says more")
+    async def broken(request: Request, error: Exception) -> Response:
+        named = request.headers.get("x-request-id", "")
+        request_id = named if _ID.fullmatch(named) else secrets.token_hex(8)
+        log.error("request failed", exc_info=error, extra={"request_id": request_id})
+        return problem(500, f"an error of the server ({type(error).__name__}); its log says more of request {request_id}")

@@ -9,7 +9,8 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Reason(StrEnum):
-    """Why an answer is degraded. With all but NO_MODEL and FEATURES_STALE every key's counters are unavailable."""
+    """Why an answer is degraded. With all but NO_MODEL and FEATURES_STALE counters are unavailable; with the two of Redis only
+    those that the request would have read from it, on the hot route."""
 
     NO_MODEL = "no_model"  # the champion is a bundle of prior rates
     FEATURES_STALE = "features_stale"  # a publication was missed; the last known counters are used
@@ -17,7 +18,8 @@ class Reason(StrEnum):
     FEATURES_NEWER = "features_newer_than_request"  # Redis knows what the request's time could not
     FEATURES_MISSING = "features_missing"  # no clock: Redis was never filled, or lost its data
     FEATURES_UNREADABLE = "features_unreadable"  # Redis holds something else than counters
-    REDIS_UNAVAILABLE = "redis_unavailable"
+    REDIS_UNAVAILABLE = "redis_unavailable"  # not asked, or the connection broke; the last known are used where they may be
+    REDIS_LATE = "redis_late"  # no answer within the request's deadline; the same
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Freshness:
     usable: bool
     reason: Reason | None = None
     age_us: int | None = None
+
+    def as_of_us(self, time_us: int) -> int | None:
+        """The clock up to which the counters that a request of `time_us` may use were published; None where it may use none."""
+        return time_us - self.age_us if self.usable and self.age_us is not None else None
 
 
 def judge_clock(as_of_us: int | None, time_us: int, *, max_age: timedelta) -> Freshness:

@@ -1,11 +1,12 @@
 """Refusals as RFC 9457 problem details: what is wrong, in which fields, what was found and what was expected."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -40,13 +41,18 @@ class Fault:
         return f"{self.field}: found {self.found}, expected {self.expected}"
 
 
-def problem(status: int, detail: str, faults: Sequence[Fault] = ()) -> JSONResponse:
+def problem(status: int, detail: str, faults: Sequence[Fault] = ()) -> Response:
     """The response that says so."""
+    return Response(problem_body(status, detail, faults), status_code=status, media_type=MEDIA_TYPE)
+
+
+def problem_body(status: int, detail: str, faults: Sequence[Fault] = ()) -> bytes:
+    """Its JSON."""
     title = HTTPStatus(status).phrase
     body: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if faults:
         body["errors"] = [asdict(fault) for fault in faults]
-    return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE)
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def documented(description: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The models' fields have neutral names and the contract's columns as aliases, so that no column's name can clash with pydantic.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -28,11 +28,12 @@ class RequestSchema:
         context = _columns_model("Context", of_request)
         candidate = _columns_model("Candidate", of_candidate)
         self._known = {"context": list(of_request), "candidates": list(of_candidate)}
+        length = Field(min_length=1, max_length=contract.limits.candidates)
         asked: dict[str, Any] = {
             "request_id": (_RequestId, ...),
             "time": (_Time, None),
             "context": (context, ...),
-            "candidates": (Annotated[list[candidate], Field(min_length=1, max_length=contract.limits.candidates)], ...),  # type: ignore[valid-type]
+            "candidates": (Annotated[list[candidate], length, AfterValidator(_distinct(contract))], ...),  # type: ignore[valid-type]
         }
         answered: dict[str, Any] = {
             "request_id": (str, ...),
@@ -94,13 +95,29 @@ def _prediction_model(contract: Contract) -> type[BaseModel]:
     return create_model("Prediction", __config__=_STRICT, ctr=(Annotated[float, Field(gt=0, lt=1)], ...), **fields)
 
 
+def _distinct(contract: Contract) -> Callable[[list[Any]], list[Any]]:
+    """A check that what names a candidate names no two of a request."""
+    of_candidate = list(contract.columns_of("candidate"))
+    fields = [f"column_{of_candidate.index(name)}" for name in contract.candidate]
+
+    def check(candidates: list[Any]) -> list[Any]:
+        first: dict[Any, int] = {}
+        for number, candidate in enumerate(candidates):
+            values = [getattr(candidate, field) for field in fields]
+            if (before := first.setdefault(tuple((type(value), value) for value in values), number)) != number:
+                raise fault(f"candidates {before} and {number} alike", f"no {' and '.join(contract.candidate)} twice")
+        return candidates
+
+    return check
+
+
 def _check_request_id(value: str) -> str:
     if not 1 <= len(value) <= MAX_REQUEST_ID or not encodable(value):
         raise fault(described(value), f"text of 1 to {MAX_REQUEST_ID} characters")
     return value
 
 
-def _check_time(value: Any) -> datetime | None:
+def check_time(value: Any) -> datetime | None:
     if value is None:
         return None
     try:
@@ -117,6 +134,6 @@ _RequestId = Annotated[
 ]
 _Time = Annotated[
     datetime | None,
-    PlainValidator(_check_time),
+    PlainValidator(check_time),
     WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}], "description": "default: now"}),
 ]

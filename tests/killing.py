@@ -62,7 +62,7 @@ def contents(context: Context) -> dict[str, Any]:
     found = table_contents(context, STEPS)
     champion = load_champion(context.settings.bundles(context.contract.name))
     assert champion is not None
-    registry = Registry(str(context.settings.mlflow), context.settings.state / "mlartifacts", context.contract.name)
+    registry = Registry.of(context.settings, context.contract)
     found["champion"], found["newest version"] = champion.bundle.identity, registry.version().number
     return found
 

@@ -37,6 +37,7 @@ def test_the_contracts_we_ship_are_valid(name: str) -> None:
         ("windows: [1h, 1d, 7d]", "windows: [90m]", "windows:", "found 90m, expected whole hours"),
         ("windows: [1h, 1d, 7d]", "windows: [1w]", "windows:", "expected a whole number and a unit of s, m, h or d"),
         ("candidate: [ad_id]", "candidate: [device]", "candidate:", "is of the request, expected one of the candidate"),
+        ("slices: [placement_id, device]", "sampling: {negatives: 0.5%}", "slices: [", "greater than or equal to 0.01"),
         ("placement: [placement_id]", "placement: [ad_id]", "placement: [", 'has the columns of "ad"'),
         ("  ad: [ad_id]", "  all: [ad_id]", "  ad: [", '"all" is counted anyway'),
         ("user: [user_id]", "user: [age]", "user: [user_id]", 'column "age" is a number, expected an id or a category'),

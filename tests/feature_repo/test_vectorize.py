@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from conf.contract import Contract
-from feature_repo.catalogue import EVENT_TIMESTAMP, catalogue, raw_schema
+from feature_repo.catalogue import EVENT_TIMESTAMP, LEVEL, catalogue, raw_schema
 from feature_repo.vectorize import Fitted, vectorize
 
 TEN_PAST_NINE_IN_BERLIN = datetime(2026, 7, 6, 7, 10, tzinfo=UTC)  # a Monday
@@ -43,8 +43,8 @@ def test_a_rate_is_shrunk_to_the_rate_of_everything(demo_contract: Contract, fit
     prior = (80 + 20 * 0.05) / (980 + 20)
     ratio = one(demo_contract, fitted, "user__log_ratio_1d", **everything, user__clicks_1d=3, user__impressions_1d=10)
     assert ratio == np.float32(np.log((3 + 20 * prior) / 30 / prior))
-    assert one(demo_contract, fitted, "level", **everything) == np.float32(np.log(prior / (1 - prior)))
-    assert np.isnan(one(demo_contract, fitted, "level")), "not known is not the base rate"
+    assert one(demo_contract, fitted, LEVEL, **everything) == np.float32(np.log(prior / (1 - prior)))
+    assert np.isnan(one(demo_contract, fitted, LEVEL)), "not known is not the base rate"
 
 
 def test_categories_are_codes_by_rank_with_other_and_missing(demo_contract: Contract, fitted: Fitted) -> None:

@@ -12,6 +12,7 @@ from conf.settings import CONF, ROOT, load_settings
 from jobs.command import installation, job_parser
 
 JOBS = ["simulate", "ingest", "label", "count", "build_training_set", "train", "tune", "promote", "pipeline", "profile_log"]
+JOBS += ["ingest_predictions", "replay_predictions", "explain"]
 
 
 def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:

@@ -78,7 +78,7 @@ class Installation:
     @property
     def registry(self) -> Registry:
         settings = self.context.settings
-        return Registry(str(settings.mlflow), settings.state / "mlartifacts", self.context.contract.name)
+        return Registry.of(settings, self.context.contract)
 
     @property
     def champion(self) -> str | None:

@@ -48,7 +48,7 @@ def trained(spark: SparkSession, demo_contract: Contract, tmp_path: Path, caplog
         context.warehouse.replace("training_set", spark.createDataFrame(rows), partition_by=["date"])
         with caplog.at_level("INFO", "clickodds"):
             train(context, ARGS)
-        version = Registry(str(settings.mlflow), settings.state / "mlartifacts", demo_contract.name).version()
+        version = Registry.of(settings, demo_contract).version()
         return Trained(load_bundle(version.folder, identity=version.identity), caplog.text)
 
     return run

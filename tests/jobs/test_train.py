@@ -17,12 +17,14 @@ from conf.contract import Contract
 from conf.errors import BundleError, DataError
 from conf.settings import load_settings
 from conf.tables import Tables
+from feature_repo.catalogue import LEVEL
 from feature_repo.vectorize import vectorize
 from jobs.command import Context
 from jobs.promote import promote
 from jobs.train import train
 from jobs.warehouse import Warehouse
 from models.bundle import load_bundle, save_bundle
+from models.level import level_of
 from models.promotion import checked, crown
 from models.published import load_champion
 from models.tracking import Registry, Version
@@ -50,7 +52,7 @@ class Trained:
 
 
 def registry(context: Context) -> Registry:
-    return Registry(str(context.settings.mlflow), context.settings.state / "mlartifacts", context.contract.name)
+    return Registry.of(context.settings, context.contract)
 
 
 def make_context(spark: SparkSession, contract: Contract, folder: Path) -> Context:
@@ -72,7 +74,7 @@ def write(context: Context, rows: pa.Table, *, files: int) -> None:
 @pytest.fixture(scope="module")
 def trained(spark: SparkSession, demo_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     context = make_context(spark, demo_contract, tmp_path_factory.mktemp("train"))
-    raw = training_table(demo_contract, 4_000, days=4)
+    raw = training_table(demo_contract, 4_000, days=9)
     write(context, raw, files=1)
     return Trained(context, raw, dict(train(context, ARGS)))
 
@@ -100,6 +102,10 @@ def test_the_registered_model_knows_all_rows_the_judged_one_only_those_before_th
     assert bundle.fitted.base_rate == labels.sum() / 4_000
     counted = sorted((-pair["counts"], pair["values"]) for pair in pc.value_counts(places).to_pylist())
     assert bundle.fitted.vocabularies["placement_id"] == tuple(word for count, word in counted if -count >= 20)
+    assert LEVEL in bundle.fitted.names
+    assert bundle.ridge is not None
+    assert bundle.fitted.names.index(LEVEL) in bundle.ridge.columns
+    assert LEVEL not in bundle.booster.get_score(importance_type="weight"), "trees never see the level"
     slices = bundle.metrics["split"]
     rate = slices["earlier"]["clicks"] / slices["earlier"]["rows"]
     test, clicks = bundle.metrics["test"], slices["test"]["clicks"]
@@ -204,7 +210,11 @@ def test_a_warm_start_adds_trees_to_the_champions_from_newer_rows(trained: Train
     raw = later.combine_chunks().to_batches()[0]
     vectors = vectorize(raw, champion.fitted)
     assert made.bundle.fitted == champion.fitted
-    assert made.bundle.ridge == champion.ridge
+    assert made.bundle.ridge is not None
+    assert champion.ridge is not None
+    level = level_of(champion.fitted.features)
+    assert made.bundle.ridge.without(level) == champion.ridge.without(level)
+    assert made.bundle.ridge != champion.ridge, "the level is the new rows'"
     added = made.bundle.booster.num_boosted_rounds() - champion.booster.num_boosted_rounds()
     assert added == made.choice.rounds * trained.context.settings.train.seeds
     assert made.bundle.metrics["warm_start"] == {"of": champion.identity, "choice": made.choice.to_dict()}

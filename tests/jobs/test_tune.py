@@ -102,7 +102,7 @@ def tuned(spark: SparkSession, demo_contract: Contract, tmp_path_factory: pytest
 
 def trials_of(context: Context) -> list[Tried]:
     """All trials of the one study there is."""
-    registry = Registry(str(context.settings.mlflow), context.settings.state / "mlartifacts", context.contract.name)
+    registry = Registry.of(context.settings, context.contract)
     (parent,) = registry.client.search_runs([registry.experiment()], "tags.study LIKE 'demo%'")
     with opened(context.settings.state / "tuning" / "demo.db", parent.data.tags["study"]) as study:
         return all_tried(study)
@@ -117,7 +117,7 @@ def test_a_killed_tuning_goes_on_and_ends_with_as_many_trials_as_asked(tuned: Tu
 
 
 def test_every_trial_is_a_child_run_of_the_tunings_own(tuned: Tuned) -> None:
-    registry = Registry(str(tuned.context.settings.mlflow), tuned.context.settings.state / "mlartifacts", "demo")
+    registry = Registry.of(tuned.context.settings, tuned.context.contract)
     runs = registry.client.search_runs([registry.experiment()])
     (parent,) = (run for run in runs if "trial" not in run.data.tags)
     children = {int(run.data.tags["trial"]): run for run in runs if run is not parent}

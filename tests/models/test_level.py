@@ -37,6 +37,7 @@ def test_the_mean_is_that_of_the_whole_rows() -> None:
     vectors = np.array([[1.0, -3.0], [2.0, np.nan], [np.nan, -2.0]], np.float32)
     shard = Shard(vectors, np.array([0, 1, 0], np.int8), np.zeros(3, np.int64), np.zeros(3, np.uint64))
     assert level_term(shard, (1,)).means == (-2.5,)
+    assert level_term(shard.where(np.isnan(vectors[:, 1])), (1,)).log_odds(vectors).tolist() == [0.0, 0.0, 0.0], "never known"
     assert level_term(shard, ()).log_odds(vectors).tolist() == [0.0, 0.0, 0.0], "a bundle without a level"
     hidden = masked(shard, Masks(0.0, {}, hidden=(1,)))
     assert np.isnan(hidden.vectors[:, 1]).all()

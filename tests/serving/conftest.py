@@ -1,17 +1,30 @@
-"""A real Redis, filled by Feast's own code, and a small model to serve."""
+"""A real Redis, filled by Feast's own code, a small model to serve, and an application whose hot route is watched."""
 
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from starlette.testclient import TestClient
 
-from conf.contract import ALL_KEY, Contract
+from conf.contract import Contract
 from conf.contract_file import load_contract
 from conf.redis_server import redis_server
-from conf.settings import CONF, Serving
+from conf.settings import CONF, Serving, load_settings
+from feature_repo.catalogue import raw_schema
+from models.bundle import Bundle
 from models.published import Champion
-from tests.serving.parts import CONTRACTS, ID_KEY, FeastStore, make_bundle
+from serving.app import create_app
+from serving.hot import Served
+from serving.metrics import Metrics
+from serving.observer import observer
+from serving.served_log import LogLimits, ServedLog
+from serving.served_raw import ServedRaw
+from serving.state import InForce, ServingState
+from tests.serving.both_routes import Start, Started
+from tests.serving.parts import CONTRACTS, ID_KEY, FeastStore, fill, make_bundle, make_fast_path
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +39,7 @@ def demo(contracts: dict[str, Contract]) -> Contract:
 
 @pytest.fixture
 def serving_settings() -> Serving:
-    return Serving(
-        host="127.0.0.1", port=0, max_feature_age=timedelta(hours=3), redis_timeout=timedelta(seconds=0.5), max_body_kb=256
-    )
+    return load_settings().serving.model_copy(update={"redis_deadline_ms": 500.0})  # the machine may be busy
 
 
 @pytest.fixture(scope="session")
@@ -60,15 +71,37 @@ def redis_address(_shared_redis: str) -> str:
 @pytest.fixture
 def filled_redis(redis_address: str, feast_stores: dict[str, FeastStore]) -> str:
     """The demo's Redis at AS_OF: two known users (personal, so hashed) and one known ad; everything else is new."""
-    store = feast_stores["demo"]
-    store.counters(redis_address, ALL_KEY, {}, impressions_1h=500, clicks_1h=20, impressions_1d=9000, clicks_1d=400,
-                   impressions_7d=70000, clicks_7d=3000)  # fmt: skip
-    store.counters(redis_address, "user", {"user_id": ID_KEY.digest("known")}, impressions_1h=3, clicks_1h=1,
-                   impressions_7d=30, clicks_7d=4, last_impression_us=1_772_323_200_000_001)  # fmt: skip
-    store.counters(redis_address, "user", {"user_id": ID_KEY.digest("42")}, impressions_1h=8, impressions_7d=80)
-    store.counters(redis_address, "ad", {"ad_id": "a7"}, impressions_1d=100, clicks_1d=9, impressions_7d=700, clicks_7d=50)
-    store.counters(
-        redis_address, "user_campaign", {"user_id": ID_KEY.digest("known"), "campaign_id": "c1"}, impressions_7d=7, clicks_7d=2
-    )
-    store.clock(redis_address)
+    fill(feast_stores["demo"], redis_address)
     return redis_address
+
+
+@pytest.fixture
+def start(serving_settings: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
+    """Makes an application of a contract, a bundle and a Redis; settings by name."""
+    with ExitStack() as stack:
+
+        def make(contract: Contract, bundle: Bundle, address: str, **changes: Any) -> Started:
+            patient = {"redis_deadline_ms": 10_000.0, "residents": 1000}  # nobody is in a hurry, and the machine may be busy
+            section = serving_settings.model_copy(update=patient | changes)
+            metrics = Metrics()
+            fast = make_fast_path(contract, address, section, metrics)
+            served_log = ServedLog(tmp_path, raw_schema(contract), LogLimits(1.0, 1 << 20, 1 << 30, 60), metrics)
+            served: list[Served] = []
+
+            def watched(metrics: Metrics, log: ServedLog, raw: ServedRaw) -> Callable[[Served], None]:
+                observe = observer(metrics, log, raw)
+
+                def both(one: Served) -> None:
+                    observe(one)
+                    served.append(one)
+
+                return both
+
+            monkeypatch.setattr("serving.app.observer", watched)
+            in_force = InForce(ServingState(contract.hash, ID_KEY.fingerprint, Champion("7", bundle)))
+            app = create_app(
+                contract=contract, in_force=in_force, fast=fast, settings=section, metrics=metrics, served_log=served_log
+            )
+            return Started(stack.enter_context(TestClient(app)), served, fast, in_force, tmp_path, served_log, metrics)
+
+        yield make

@@ -11,14 +11,19 @@ import numpy as np
 
 from conf.contract import ALL_KEY, CLOCK, SCOPE, Contract
 from conf.personal import IdKey
+from conf.redis_address import parse_address
+from conf.settings import Serving, load_settings
 from conf.tables import Tables
 from feature_repo.vectorize import Fitted
 from models.bundle import Bundle
 from models.lean import xgb
+from serving.fast_path import FastPath
+from serving.metrics import Metrics
 
 AS_OF = datetime(2026, 3, 1, 10, tzinfo=UTC)
 KEY = b"a key for tests only, 32 bytes.."
 ID_KEY = IdKey(KEY)
+COMPILED = load_settings().state / "numba"  # kept between runs: compiling takes longer than most tests
 CONTRACTS = ("demo", "amexpert", "talkingdata")
 
 
@@ -83,6 +88,20 @@ class FeastStore:
             return {name: values[0] for name, values in response.to_dict().items()}
 
 
+def fill(store: FeastStore, address: str) -> None:
+    """The demo's Redis at AS_OF: two known users (personal, so hashed) and one known ad; everything else is new."""
+    store.counters(address, ALL_KEY, {}, impressions_1h=500, clicks_1h=20, impressions_1d=9000, clicks_1d=400,
+                   impressions_7d=70000, clicks_7d=3000)  # fmt: skip
+    store.counters(address, "user", {"user_id": ID_KEY.digest("known")}, impressions_1h=3, clicks_1h=1,
+                   impressions_7d=30, clicks_7d=4, last_impression_us=1_772_323_200_000_001)  # fmt: skip
+    store.counters(address, "user", {"user_id": ID_KEY.digest("42")}, impressions_1h=8, impressions_7d=80)
+    store.counters(address, "ad", {"ad_id": "a7"}, impressions_1d=100, clicks_1d=9, impressions_7d=700, clicks_7d=50)
+    store.counters(
+        address, "user_campaign", {"user_id": ID_KEY.digest("known"), "campaign_id": "c1"}, impressions_7d=7, clicks_7d=2
+    )
+    store.clock(address)
+
+
 def microseconds(at: datetime) -> int:
     return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
@@ -105,3 +124,10 @@ def make_bundle(contract: Contract, **changes: Any) -> Bundle:
         "metrics": {"test": {"ne": 0.9}},
     }
     return Bundle(**(values | changes))
+
+
+def make_fast_path(
+    contract: Contract, address: str, settings: Serving, metrics: Metrics, id_key: IdKey = ID_KEY
+) -> FastPath:
+    """As the server makes it."""
+    return FastPath(contract, id_key, parse_address(address), settings, metrics, compiled=COMPILED)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +20,11 @@ from conf.settings import Serving
 from feature_repo.catalogue import raw_schema
 from models.published import Champion
 from serving.app import PREDICT, create_app
-from serving.features import OnlineFeatures, connect_redis
+from serving.metrics import Metrics
 from serving.schema import RequestSchema
-from serving.state import ServingState
-from tests.serving.parts import AS_OF, CONTRACTS, ID_KEY, make_bundle, microseconds
+from serving.served_log import LogLimits, ServedLog
+from serving.state import InForce, ServingState
+from tests.serving.parts import AS_OF, CONTRACTS, ID_KEY, make_bundle, make_fast_path, microseconds
 
 BODY: dict[str, Any] = {
     "request_id": "r-1",
@@ -31,7 +33,7 @@ BODY: dict[str, Any] = {
     "candidates": [
         {"ad_id": "a7", "campaign_id": "c1"},
         {"ad_id": 12, "campaign_id": True},
-        {"ad_id": "a7", "campaign_id": "c1"},
+        {"ad_id": "never seen", "campaign_id": "c1"},
     ],
 }
 HALF_PAST = AS_OF + timedelta(minutes=30)
@@ -40,19 +42,22 @@ Serve = Callable[..., TestClient]
 
 
 @pytest.fixture
-def serve(demo: Contract, champion: Champion, serving_settings: Serving) -> Iterator[Serve]:
+def serve(demo: Contract, champion: Champion, serving_settings: Serving, tmp_path: Path) -> Iterator[Serve]:
     """A client of an application; by default the demo's, with a champion, whose Redis is away."""
     with ExitStack() as stack:
 
         def start(
-            redis: str | None = None, *, contract: Contract = demo, champion: Champion | None = champion, id_key: IdKey = ID_KEY
-        ) -> TestClient:
-            client = connect_redis(redis or f"127.0.0.1:{free_port()}", timeout=serving_settings.redis_timeout)
-            features = OnlineFeatures(
-                contract, id_key, client, timeout=serving_settings.redis_timeout, max_age=serving_settings.max_feature_age
+            redis: str | None = None, *, contract: Contract = demo, champion: Champion | None = champion, id_key: IdKey = ID_KEY,
+            in_force: InForce | None = None, log_share: float = 0.0, **changes: Any,
+        ) -> TestClient:  # fmt: skip
+            section = serving_settings.model_copy(update=changes)
+            metrics = Metrics()
+            fast = make_fast_path(contract, redis or f"127.0.0.1:{free_port()}", section, metrics, id_key)
+            state = in_force or InForce(ServingState(contract.hash, id_key.fingerprint, champion))
+            served_log = ServedLog(tmp_path, raw_schema(contract), LogLimits(log_share, 1000, 1 << 20, 60), metrics)
+            app = create_app(
+                contract=contract, in_force=state, fast=fast, settings=section, metrics=metrics, served_log=served_log
             )
-            state = ServingState(contract.hash, id_key.fingerprint, champion)
-            app = create_app(contract=contract, state=state, features=features, settings=serving_settings)
             return stack.enter_context(TestClient(app))
 
         yield start
@@ -88,14 +93,15 @@ def test_an_answer_equals_the_bundle_s_to_the_bit_in_the_order_asked(
     a7 = {"ad__impressions_1d": 100, "ad__clicks_1d": 9, "ad__impressions_7d": 700, "ad__clicks_7d": 50}
     crossed = {"user_campaign__impressions_7d": 7, "user_campaign__clicks_7d": 2}
     known = _demo_row(demo, "a7", "c1", **a7, **crossed)
-    expected = champion.bundle.probabilities(_raw(demo, [known, _demo_row(demo, "12", "true"), known])).tolist()
+    new = _demo_row(demo, "never seen", "c1", **crossed)
+    expected = champion.bundle.probabilities(_raw(demo, [known, _demo_row(demo, "12", "true"), new])).tolist()
     assert response.status_code == 200
     assert response.json() == {
         "request_id": "r-1",
         "model_version": "7",
         "degraded": False,
         "reasons": [],
-        "predictions": [{"ad_id": ad, "ctr": ctr} for ad, ctr in zip(["a7", 12, "a7"], expected, strict=True)],
+        "predictions": [{"ad_id": ad, "ctr": ctr} for ad, ctr in zip(["a7", 12, "never seen"], expected, strict=True)],
     }
     assert expected[0] != expected[1]
     RequestSchema(demo).answer.model_validate(response.json())
@@ -104,7 +110,7 @@ def test_an_answer_equals_the_bundle_s_to_the_bit_in_the_order_asked(
 def test_without_redis_there_is_an_answer_that_says_so(serve: Serve, demo: Contract, champion: Champion) -> None:
     answer = serve().post(PREDICT, json=BODY).json()
     own = {"user_id": ID_KEY.digest("known"), "placement_id": "placement_id-1", "age": 33.0}
-    rows = [own | {"ad_id": ad, "campaign_id": campaign} for ad, campaign in (("a7", "c1"), ("12", "true"), ("a7", "c1"))]
+    rows = [own | {"ad_id": ad, "campaign_id": campaign} for ad, campaign in (("a7", "c1"), ("12", "true"), ("never seen", "c1"))]
     assert (answer["degraded"], answer["reasons"]) == (True, ["redis_unavailable"])
     assert [p["ctr"] for p in answer["predictions"]] == champion.bundle.probabilities(_raw(demo, rows)).tolist()
 
@@ -164,9 +170,9 @@ def test_wrong_fields_are_a_422_that_names_each(serve: Serve) -> None:
 
 def test_too_many_candidates_are_a_422(serve: Serve, demo: Contract) -> None:
     client = serve()
-    candidate = BODY["candidates"][0]
-    assert client.post(PREDICT, json=BODY | {"candidates": [candidate] * demo.limits.candidates}).status_code == 200
-    response = client.post(PREDICT, json=BODY | {"candidates": [candidate] * (demo.limits.candidates + 1)})
+    candidates = [{"ad_id": number, "campaign_id": "c1"} for number in range(demo.limits.candidates + 1)]
+    assert client.post(PREDICT, json=BODY | {"candidates": candidates[1:]}).status_code == 200
+    response = client.post(PREDICT, json=BODY | {"candidates": candidates})
     assert response.status_code == 422
     assert response.json()["errors"] == [{"field": "candidates", "found": "201 candidates", "expected": "at most 200"}]
 
@@ -177,7 +183,7 @@ def test_too_many_candidates_are_a_422(serve: Serve, demo: Contract) -> None:
         pytest.param(b"{'a': 1}", "application/json", 400, "not JSON", id="not JSON"),
         pytest.param(b'{"request_id": "r', "application/json", 400, "not JSON", id="cut off"),
         pytest.param(b"\xff\xfe", "application/json", 400, "body", id="not UTF-8"),
-        pytest.param(b"[" * 100_000, "application/json", 400, "body", id="nested too deep"),
+        pytest.param(b"[" * 50_000, "application/json", 400, "body", id="nested too deep"),
         pytest.param(b'{"request_id": ' + b"9" * 5000 + b"}", "application/json", 400, "body", id="an endless integer"),
         pytest.param(json.dumps(BODY).encode(), "text/plain", 400, "declared as JSON", id="not declared"),
         pytest.param(b"", "application/json", 422, "body: found nothing", id="empty"),
@@ -208,7 +214,7 @@ def test_a_body_over_the_limit_is_a_413(serve: Serve, serving_settings: Serving,
     response = post(limit + 1)
     assert response.status_code == 413
     assert response.headers["content-type"] == "application/problem+json"
-    assert "256 KiB" in response.json()["detail"]
+    assert f"{serving_settings.max_body_kb} KiB" in response.json()["detail"]
 
 
 def test_no_champion_is_a_503_with_the_next_step(serve: Serve) -> None:
@@ -243,9 +249,9 @@ def test_ready_without_redis(serve: Serve) -> None:
 
 
 def test_a_reload_is_one_swap(serve: Serve, demo: Contract) -> None:
-    client = serve(champion=None)
-    app: Any = client.app
-    app.state.serving = ServingState(demo.hash, ID_KEY.fingerprint, Champion("8", make_bundle(demo)))
+    in_force = InForce(ServingState(demo.hash, ID_KEY.fingerprint, None))
+    client = serve(in_force=in_force)
+    in_force.state = ServingState(demo.hash, ID_KEY.fingerprint, Champion("8", make_bundle(demo)))
     assert client.get("/readyz").status_code == 200
     assert client.post(PREDICT, json=BODY).json()["model_version"] == "8"
 

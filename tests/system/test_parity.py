@@ -5,12 +5,14 @@ Redis, the server as a process of its own.
 """
 
 import argparse
+import hashlib
 import http.client
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,20 +30,26 @@ from pyspark.sql import functions as F
 from conf.contract import Contract
 from conf.environment import environment
 from conf.redis_server import redis_server
+from conf.served import served_folder
 from conf.settings import ROOT
 from feature_repo.catalogue import raw_schema
+from feature_repo.redis_layout import hash_field, redis_key
 from jobs.command import Context
+from jobs.explain import explanation
 from jobs.features import raw_columns, with_counters
+from jobs.ingest_predictions import ingest_predictions
 from jobs.pipeline import STEPS
+from jobs.replay import replay_served
+from jobs.replay_predictions import replay_predictions
 from jobs.simulate import write_log
 from jobs.simulation import Plan
 from models.published import Champion, load_champion
-from serving.feast_layout import hash_field, redis_key
 from tests.conftest import ID_KEY_HEX
 from tests.logs import as_yaml, changed
 
 PLAN = Plan(impressions=20_000, days=1, seed=11)
 ASKED = 1_000
+EXPLAIN_KEY = "of those who ask why"
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,12 @@ def path(
     contract_file.write_text(as_yaml(contract))
     with redis_server(folder / "redis") as address:
         settings = context.settings.model_copy(update={"contract": contract_file, "redis": address})
-        own = {"CLICKODDS_WAREHOUSE": str(settings.warehouse), "CLICKODDS_ID_KEY": ID_KEY_HEX}
+        own = {
+            "CLICKODDS_WAREHOUSE": str(settings.warehouse), "CLICKODDS_ID_KEY": ID_KEY_HEX, "CLICKODDS_SERVING__LOG__SHARE": "1",
+            "CLICKODDS_SERVING__LOG__EVERY": "1s", "CLICKODDS_SERVING__QUEUE_AGE_MS": "30000",
+            "CLICKODDS_SERVING__REDIS_DEADLINE_MS": "5000",
+            "CLICKODDS_SERVING__EXPLAIN_KEYS": json.dumps([hashlib.sha256(EXPLAIN_KEY.encode()).hexdigest()]),
+        }  # fmt: skip
         env = {**os.environ, **environment(settings), **own}
         _feast(env, "apply")
         said = _feast(env, "materialize", (end - timedelta(days=9)).isoformat(), end.isoformat())
@@ -163,11 +176,12 @@ def _requests(path: Running, ids: list[str]) -> dict[str, dict[str, Any]]:
     return made
 
 
-def _ask(path: Running, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _ask(path: Running, requests: list[dict[str, Any]], route: str = "/v1/predict") -> list[dict[str, Any]]:
     connection = http.client.HTTPConnection("127.0.0.1", path.port, timeout=30)
+    headers = {"content-type": "application/json", "authorization": f"Bearer {EXPLAIN_KEY}"}
     answers = []
     for request in requests:
-        connection.request("POST", "/v1/predict", json.dumps(request), {"content-type": "application/json"})
+        connection.request("POST", route, json.dumps(request), headers)
         response = connection.getresponse()
         body = response.read()
         assert response.status == 200, body
@@ -201,6 +215,53 @@ def _fell_silent(path: Running, ids: list[str]) -> int:
     rows = path.context.warehouse.read("counters_user").where(F.col("published_at") <= F.lit(path.end))
     newest = rows.groupBy("user_id").agg(F.max_by("impressions_6h", "published_at").alias("now")).where("now = 0")
     return _asked_rows(path).join(newest, "user_id").count()
+
+
+def test_the_served_log_replays_to_the_bit(path: Running) -> None:
+    """Runs second: what the test above has asked was logged, and the batch path builds the same of it; a change is seen."""
+    context, contract = path.context, path.context.contract
+    arguments = argparse.Namespace(data=None, rows=ASKED, since=None)
+    until = time.monotonic() + 30
+    taken = 0
+    while taken < ASKED and time.monotonic() < until:
+        taken += ingest_predictions(context, arguments)["new"]
+        time.sleep(1)
+    rows = context.warehouse.read("predictions")
+    assert rows.count() == taken == rows.select("request_id").distinct().count() >= ASKED
+    assert ingest_predictions(context, arguments)["files"] == 0, "what was taken is gone"
+    assert replay_predictions(context, arguments) == {"rows": ASKED, "answered again": ASKED}
+    column = f"user__impressions_{contract.longest_window}"
+    found, _ = replay_served(context, rows.withColumn(column, F.col(column) + 1), ASKED)
+    assert list(found.different) == [column]
+
+
+def test_a_file_of_the_served_log_is_taken_once(path: Running) -> None:
+    """A run that was killed between its commit and the removal of the files finds them again."""
+    context, arguments = path.context, argparse.Namespace(data=None)
+    contract = context.contract
+    folder = served_folder(context.settings.state, contract.name, contract.hash, context.id_key.fingerprint)
+    _ask(path, list(_requests(path, _batch(path)[0][:3]).values()))
+    until = time.monotonic() + 30
+    while not (files := list(folder.glob("*.parquet"))):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    kept = [(file, file.read_bytes()) for file in files]
+    assert ingest_predictions(context, arguments)["new"] > 0
+    for file, content in kept:
+        file.write_bytes(content)
+    again = ingest_predictions(context, arguments)
+    assert (again["new"], list(folder.glob("*.parquet"))) == (0, [])
+    assert again["rows"] > 0
+
+
+def test_both_sides_explain_alike(path: Running) -> None:
+    ids, _ = _batch(path)
+    requests = _requests(path, ids[:2])
+    served = _ask(path, [requests[name] for name in ids[:2]], "/v1/explain")
+    for name, found in zip(ids[:2], served, strict=True):
+        expected = explanation(path.context, name)
+        same = {field for field in expected if found.get(field) == expected[field]}
+        assert same == set(expected) - {"impression_id"}, "all but the name that each side has for it"
 
 
 def test_changed_counters_in_redis_are_seen(path: Running) -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conf.contract import ALL_KEY, SCOPE
-from serving.feast_layout import LayoutError, decode_int64, hash_field, redis_key
+from feature_repo.redis_layout import LayoutError, decode_int64, hash_field, redis_key
 from tests.serving.parts import quiet
 
 TEXT = st.text(max_size=40)

@@ -1,0 +1,155 @@
+"""Feast's engines and ours, from one Delta table into Redis: rows a second, CPU, memory, and whether they left the same bytes.
+
+Every engine is a process of its own, which moves the table twice: cold, with everything from its start on, and warm. Redis runs
+beside it, and its cost is not counted. Writes its section of docs/benchmarks.md; the last line is JSON.
+
+    make bench-materialize
+    make bench-materialize ARGS='--keys 100000'
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from bench.measure import peak_mib
+from bench.report import machine, write_section
+from conf.environment import environment
+from conf.redis_server import redis_server
+from conf.settings import ROOT, load_settings
+
+ENGINES = {"feast_local": "Feast, local", "feast_spark": "Feast, spark.engine", "ours": "ours"}
+FLOOR = "redis_floor"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One engine on one table; `rows` moved, by keys or by an increment."""
+
+    engine: str
+    what: str
+    rows: int
+    cold_s: float
+    cold_cpu_s: float
+    warm_s: float
+    warm_cpu_s: float
+    peak_gb: float
+    redis_mb: float
+    digest: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sizes = [100_000, 1_000_000]
+    parser.add_argument("--keys", type=int, nargs="+", default=sizes, metavar="N", help="tables, ascending (%(default)s)")
+    parser.add_argument("--ours-alone", type=int, metavar="N", help="one more table for our engine only, such as 10000000")
+    parser.add_argument("--no-page", action="store_true", help="leave docs/benchmarks.md as it is")
+    args = parser.parse_args()
+    runs = [run for keys in args.keys for run in _runs(keys, list(ENGINES))]
+    if args.ours_alone:
+        runs += _runs(args.ours_alone, ["ours"])
+    result = _result(runs)
+    if not args.no_page:
+        write_section("materialize", _page(runs, result))
+    print(json.dumps(result))
+    return 0 if result["dump_equal"] else 1
+
+
+def _runs(keys: int, engines: list[str]) -> list[Run]:
+    """Every engine on one table, in a folder that goes away afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bench-materialize-") as name:
+        folder = Path(name)
+        _process("data", folder, "127.0.0.1:1", str(keys))
+        runs = [_run(engine, folder, "full", keys) for engine in engines]
+        if len(engines) > 1:
+            runs += [_run(engine, folder, "increment", keys // 100) for engine in ("feast_local", "ours")]
+            runs.append(_run(FLOOR, folder, str(keys), keys))
+        return runs
+
+
+def _run(engine: str, folder: Path, what: str, rows: int) -> Run:
+    with redis_server(folder / "redis" / engine / what) as address:
+        said, peak = _process("floor" if engine == FLOOR else engine, folder, address, what)
+        host, _, port = address.rpartition(":")
+        memory: Any = redis.Redis(host=host, port=int(port)).info("memory")
+        redis.Redis(host=host, port=int(port)).flushall()  # nothing to save
+    cold, warm = said.get("cold", {"wall_s": 0.0, "cpu_s": 0.0}), said["warm"]
+    figures = (cold["wall_s"], cold["cpu_s"], warm["wall_s"], warm["cpu_s"], round(peak / 1024, 2))
+    run = Run(engine, what, rows, *figures, redis_mb=round(memory["used_memory"] / 2**20, 1), digest=said.get("digest", ""))
+    print(run, file=sys.stderr, flush=True)
+    return run
+
+
+def _process(engine: str, folder: Path, address: str, what: str) -> tuple[dict[str, Any], float]:
+    """What the engine said last, and the peak memory of its processes in MiB; ends the program where it fails."""
+    command = [sys.executable, "-m", "bench.materialize_engines", engine, str(folder), address, what]
+    env = os.environ | environment(load_settings()) | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        with peak_mib(run.pid) as peak:
+            out, err = run.communicate()
+    if run.returncode:
+        raise SystemExit(f"{engine}: exit code {run.returncode}\n{out[-1_000:]}\n{err[-3_000:]}")
+    return json.loads(out.splitlines()[-1]) if out.strip() else {}, peak[0]
+
+
+def _result(runs: list[Run]) -> dict[str, Any]:
+    rates: dict[str, dict[str, int]] = {}
+    for run in runs:
+        if run.what == "increment":
+            continue
+        found = rates.setdefault(str(run.rows), {})
+        found[run.engine] = round(run.rows / run.warm_s)
+        if run.engine != FLOOR:
+            found[f"{run.engine}_cold"] = round(run.rows / run.cold_s)
+    full = [run for run in runs if run.what == "full"]
+    increments = [run for run in runs if run.what == "increment"]
+    digests = {rows: {run.digest for run in full if run.rows == rows} for rows in {run.rows for run in full}}
+    return {
+        "bench": "materialize",
+        "rows_per_s": rates,
+        "peak_gb": {engine: {str(run.rows): run.peak_gb for run in full if run.engine == engine} for engine in ENGINES},
+        "cpu_s": {engine: {str(run.rows): run.warm_cpu_s for run in full if run.engine == engine} for engine in ENGINES},
+        "increment_s": {f"{run.engine}_{run.rows}": {"cold": run.cold_s, "warm": run.warm_s} for run in increments},
+        "dump_equal": all(len(found) == 1 for found in digests.values()),
+        "runs": [asdict(run) for run in runs],
+    }
+
+
+def _page(runs: list[Run], result: dict[str, Any]) -> str:
+    lines = []
+    for run in runs:
+        if run.engine == FLOOR:
+            lines.append(f"| Redis alone | {run.rows:,} | | | {run.warm_s:.1f} | | {run.rows / run.warm_s:,.0f} | | |")
+            continue
+        what = f"{run.rows:,}" if run.what == "full" else f"{run.rows:,} of {100 * run.rows:,}"
+        lines.append(
+            f"| {ENGINES[run.engine]} | {what} | {run.cold_s:.1f} | {run.cold_cpu_s:.1f} | {run.warm_s:.1f} "
+            f"| {run.warm_cpu_s:.1f} | {run.rows / run.warm_s:,.0f} | {run.peak_gb:.1f} | {run.redis_mb:,.0f} |"
+        )
+    table = "\n".join(lines)
+    same = "The same bytes in Redis" if result["dump_equal"] else "NOT the same bytes in Redis"
+    return f"""## Materialization
+
+One view of ten features (four Int64, four Float64, two Float32, a twentieth null), a text key, 1.3 rows a key in a Delta table.
+`make bench-materialize` made this section, on {machine()}.
+
+| engine | keys | cold s | cold CPU s | warm s | warm CPU s | warm keys / s | peak GiB | Redis MiB |
+|---|---|---|---|---|---|---|---|---|
+{table}
+
+Cold: from the start of a process, imports and Spark's start included; warm: once more in that process, into an emptied Redis
+(an increment: into the same). CPU seconds and memory (largest sum of PSS) are of the process tree, JVM and Python workers
+included, without Redis. "Redis alone" takes the commands that our workers send, made beforehand, on one connection that never
+waits. Ours runs without its rate limit. {same} (DUMP of every key) at every size.
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""What Spark's workers run: Arrow batches of newest rows into Redis, in Feast's layout, a bounded number of commands at a time.
+
+Imports no Feast, for which every worker would pay. A worker does not raise what a person can act on: it hands it back, so that
+the engine says one line and not a trace.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from conf.errors import EXIT_TRY_AGAIN, ClickoddsError, DataError, UnavailableError
+from conf.redis_address import RedisAddress
+from feature_repo.byte_matrix import Mask
+from feature_repo.redis_layout import ViewLayout, decode_time, project_of, scan_pattern
+from feature_repo.redis_wire import Wire
+
+REDIS_KEY = "redis_key"
+_ROWS = 2_048  # sent at once; as many are encoded while Redis works on them
+_SCANNED = 5_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker needs to know.
+
+    end_us: the interval's end; a row that Redis holds from after it stays as it is. rows_per_s: of this worker, 0: no limit.
+    ttl_s: 0: rows do not expire. remove_zeros: a row of nothing but zeros and nulls is removed.
+    """
+
+    layout: ViewLayout
+    address: RedisAddress
+    run_id: str
+    patience_s: float
+    rows_per_s: float
+    end_us: int
+    ttl_s: int
+    remove_zeros: bool
+
+
+@dataclass
+class Tally:
+    """What a worker did: rows written, keys removed, rows that Redis knew newer; and what stopped it."""
+
+    written: int = 0
+    removed: int = 0
+    newer: int = 0
+    exit_code: int = 0
+    error: str = ""
+
+    def batch(self) -> pa.RecordBatch:
+        return pa.record_batch({field.name: [getattr(self, field.name)] for field in fields(self)})
+
+    def as_error(self) -> ClickoddsError:
+        """What stopped the worker, as it was raised there."""
+        return (UnavailableError if self.exit_code == EXIT_TRY_AGAIN else DataError)(self.error)
+
+
+TALLY_SCHEMA = "written long, removed long, newer long, exit_code long, error string"
+KEY_SCHEMA = f"{REDIS_KEY} binary"
+
+
+def write_rows(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Write newest rows, one a key; yields one Tally."""
+    tally = Tally()
+    with _noted(tally), Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id) as wire:
+        _write(plan, _slices(batches), wire, tally)
+    yield tally.batch()
+
+
+def _write(plan: Plan, parts: Iterator[pa.RecordBatch], wire: Wire, tally: Tally) -> None:
+    """While Redis works on one part's commands the next part's are made; sent with them is the question what it holds there."""
+    layout, pace = plan.layout, _Pace(plan.rows_per_s)
+    commands, expected = b"", 0  # of the part before
+    for part in parts:
+        keys = layout.redis_keys(part)
+        pace.wait(part.num_rows)
+        wire.send(commands + layout.ask_time(keys), expected + part.num_rows)
+        zeros = _zeros(layout, part) if plan.remove_zeros else np.zeros(part.num_rows, np.bool_)
+        commands, expected = _writes(plan, keys, part, ~zeros)
+        held = pa.array(wire.receive()[-part.num_rows :], pa.binary())
+        newer, known = _after(held, plan.end_us), held.is_valid().to_numpy(zero_copy_only=False)
+        if newer.any():
+            commands, expected = _writes(plan, keys, part, ~zeros & ~newer)
+        gone = keys.filter(pa.array(zeros & known & ~newer))
+        commands, expected = commands + layout.remove(gone), expected + len(gone)
+        tally.written += int((~zeros & ~newer).sum())
+        tally.removed += len(gone)
+        tally.newer += int(newer.sum())
+    wire.exchange(commands, expected)
+
+
+def _writes(plan: Plan, keys: pa.BinaryArray, part: pa.RecordBatch, chosen: Mask) -> tuple[bytes, int]:
+    """Commands that write the chosen rows, and how many they are."""
+    if not chosen.all():
+        keys, part = keys.filter(pa.array(chosen)), part.filter(pa.array(chosen))
+    commands, number = plan.layout.write(keys, part), part.num_rows
+    for how in (b"NX", b"GT") if plan.ttl_s else ():  # a key that another view's row keeps for longer stays
+        commands, number = commands + plan.layout.expire(keys, part, plan.ttl_s, how), number + part.num_rows
+    return commands, number
+
+
+def encode_keys(layout: ViewLayout, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The Redis key of each row."""
+    for batch in batches:
+        yield pa.record_batch({REDIS_KEY: layout.redis_keys(batch)})
+
+
+def scan_keys(plan: Plan, _: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Every key in Redis that may be one of the view's; a key may come twice."""
+    names = [name for name, _ in plan.layout.keys]
+    pattern = scan_pattern(names, plan.layout.project)
+    cursor = b"0"
+    with Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id) as wire:
+        while True:
+            cursor, keys = wire.ask(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCANNED)
+            yield pa.record_batch({REDIS_KEY: pa.array(keys, pa.binary())})
+            if cursor == b"0":
+                return
+
+
+def remove_keys(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Remove the view's rows of these keys, but for those from after the interval; yields one Tally."""
+    tally, layout, pace = Tally(), plan.layout, _Pace(plan.rows_per_s)
+    with _noted(tally), Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id) as wire:
+        for part in _slices(batches):
+            own = [project_of(key) == layout.project.encode() for key in part.column(REDIS_KEY).to_pylist()]
+            keys = part.column(REDIS_KEY).filter(pa.array(own))  # not of a project whose name only ends like this one's
+            pace.wait(len(keys))
+            held = pa.array(wire.exchange(layout.ask_time(keys), len(keys)), pa.binary())
+            gone = keys.filter(pa.array(held.is_valid().to_numpy(zero_copy_only=False) & ~_after(held, plan.end_us)))
+            wire.exchange(layout.remove(gone), len(gone))
+            tally.removed += len(gone)
+    yield tally.batch()
+
+
+@contextmanager
+def _noted(tally: Tally) -> Iterator[None]:
+    """Ends the block at an error that a person can act on, and notes it."""
+    try:
+        yield
+    except ClickoddsError as error:
+        tally.error, tally.exit_code = str(error), error.exit_code
+
+
+class _Pace:
+    """No more than so many rows a second; 0: as fast as it goes."""
+
+    def __init__(self, rows_per_s: float) -> None:
+        self._seconds_a_row = 1 / rows_per_s if rows_per_s else 0.0
+        self._next = time.monotonic()
+
+    def wait(self, rows: int) -> None:
+        now = time.monotonic()
+        time.sleep(max(0.0, self._next - now))
+        self._next = max(now, self._next) + rows * self._seconds_a_row
+
+
+def _slices(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, _ROWS):
+            yield batch.slice(start, _ROWS)
+
+
+def _zeros(layout: ViewLayout, part: pa.RecordBatch) -> Mask:
+    """Whether a row says nothing that an absent one would not."""
+    zeros = np.ones(part.num_rows, np.bool_)
+    for name, kind in layout.features:
+        column = part.column(name)
+        zero = pc.equal(column, pa.scalar(0).cast(column.type)) if kind != "String" else pc.equal(column, "")
+        zeros &= pc.fill_null(zero, True).to_numpy(zero_copy_only=False)
+    return zeros
+
+
+def _after(held: pa.BinaryArray, end_us: int) -> Mask:
+    """Whether Redis holds a row from after the interval's end, False where it holds none. Each time is decoded once."""
+    times = held.dictionary_encode()
+    after = np.array([*(decode_time(at) > end_us for at in times.dictionary.to_pylist()), False])
+    selected: Mask = after[pc.fill_null(times.indices, len(times.dictionary)).to_numpy(zero_copy_only=False)]
+    return selected

@@ -1,0 +1,122 @@
+"""The loops of the scorer (serving/scorer.py), compiled by numba, which keeps the machine code in NUMBA_CACHE_DIR."""
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+# Leaves are picked by gather instructions where the loops are vectorized, which on common processors is three times slower.
+os.environ["NUMBA_LOOP_VECTORIZE"] = "0"
+
+from numba import njit
+from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
+
+Words = npt.NDArray[np.uint64]
+
+trailing_zeros: Any = _trailing_zeros
+_ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_compiled: Any = njit(cache=True, nogil=True)
+
+
+class Nodes(NamedTuple):
+    """The inner nodes that ask the features of one part, ordered by feature and threshold, and what missing values do.
+
+    starts: (features + 1,) where a feature's nodes begin. thresholds, words, masks: (nodes,): x >= threshold leaves only the
+    mask's leaves in the word. missing: (features, words) what all of a feature's nodes that send missing values right leave.
+    """
+
+    starts: npt.NDArray[np.int32]
+    thresholds: npt.NDArray[np.float32]
+    words: npt.NDArray[np.uint32]
+    masks: Words
+    missing: Words
+
+
+class Terms(NamedTuple):
+    """The ridge part's columns of one part, see models/ridge.py. columns: positions in the part's vector."""
+
+    columns: npt.NDArray[np.int32]
+    means: npt.NDArray[np.float64]
+    scales: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    weights_missing: npt.NDArray[np.float64]
+    farthest: float
+    grid: float
+
+
+@_compiled
+def write_rows(vectors, nodes, terms, masks, units, at):  # type: ignore[no-untyped-def]
+    """Masks (words) and ridge units of a part's vectors (rows, features), into rows `at` of `masks` and `units`."""
+    for row in range(vectors.shape[0]):
+        mask_of(vectors[row], nodes, masks[at[row]])
+        units[at[row]] = units_of(vectors[row], terms)
+
+
+@_compiled
+def mask_of(vector, nodes, mask):  # type: ignore[no-untyped-def]
+    """The leaves that are left in each word when every node that asks this part is answered."""
+    thresholds, words, masks = nodes.thresholds, nodes.words, nodes.masks
+    for word in range(mask.shape[0]):
+        mask[word] = _ALL
+    for feature in range(vector.shape[0]):
+        value = vector[feature]
+        if np.isnan(value):
+            missing = nodes.missing[feature]
+            for word in range(mask.shape[0]):
+                mask[word] &= missing[word]
+            continue
+        for node in range(nodes.starts[feature], nodes.starts[feature + 1]):
+            if value < thresholds[node]:
+                break
+            mask[words[node]] &= masks[node]
+
+
+@_compiled
+def units_of(vector, terms):  # type: ignore[no-untyped-def]
+    """Sum of models/ridge.py's terms, in its own arithmetic: every step rounds as NumPy's does."""
+    units = np.int64(0)
+    for n in range(terms.columns.shape[0]):
+        value = np.float64(vector[terms.columns[n]])
+        if np.isnan(value):
+            term = terms.weights_missing[n]
+        else:
+            standard = (value - terms.means[n]) / terms.scales[n]
+            term = min(max(standard, -terms.farthest), terms.farthest) * terms.weights[n]
+        units += np.int64(np.rint(term / terms.grid))
+    return units
+
+
+@_compiled
+def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, more_shifts, sums):  # type: ignore[no-untyped-def]
+    """Margins in units: of each candidate the leaves that its rows and the request's vector leave, and the ridge's terms.
+
+    rows: (parts, candidates) rows of `masks` and `units`. leaves: (words * 64,) a leaf's value at its bit. The first tree of a
+    word begins at bit 0; more_words, more_shifts: where the others do.
+    """
+    words = masks.shape[1]
+    asked, left = np.empty(words, np.uint64), np.empty(words, np.uint64)
+    mask_of(vector, nodes, asked)
+    shared = units_of(vector, terms)
+    last = rows.shape[0] - 1
+    for candidate in range(rows.shape[1]):
+        total = shared
+        before = asked
+        for part in range(last):
+            row = masks[rows[part, candidate]]
+            total += units[rows[part, candidate]]
+            for word in range(words):
+                left[word] = before[word] & row[word]
+            before = left
+        row = masks[rows[last, candidate]]
+        total += units[rows[last, candidate]]
+        summed = np.int32(0)
+        first_leaf = np.uint64(0)
+        for word in range(words):
+            summed += leaves[first_leaf + np.uint64(trailing_zeros(before[word] & row[word]))]
+            first_leaf += np.uint64(64)
+        for n in range(more_words.shape[0]):
+            word, shift = more_words[n], more_shifts[n]
+            below = np.uint64(trailing_zeros((before[word] & row[word]) >> shift))
+            summed += leaves[(word << np.uint64(6)) + shift + below]
+        sums[candidate] = total + summed

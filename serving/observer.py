@@ -1,0 +1,26 @@
+"""What follows an answer of the hot route: it is counted, and written down where the served log wants it."""
+
+from collections.abc import Callable
+
+from serving.hot import Served
+from serving.metrics import Metrics
+from serving.served_log import Record, ServedLog
+from serving.served_raw import ServedRaw
+
+
+def observer(metrics: Metrics, served_log: ServedLog, raw: ServedRaw) -> Callable[[Served], None]:
+    """To be called with each answer."""
+    features, score, encode = (metrics.stages[stage].observe for stage in ("features", "score", "encode"))
+
+    def observe(served: Served) -> None:
+        features(served.read - served.decoded)
+        score(served.ended - served.read)
+        encode(served.encoded - served.ended)
+        scored = served.scored
+        metrics.answered(reasons=scored.reasons, feature_age_us=scored.freshness.age_us, scores=scored.probabilities)
+        if served_log.wants(served.request_id):
+            values = raw.taken(served), scored.as_of_us, scored.margins, scored.probabilities
+            model = served.champion.version, served.champion.bundle.identity
+            served_log.offer(Record(served.request_id, *values, *model, scored.reasons))
+
+    return observe

@@ -1,0 +1,219 @@
+"""One connection to Redis without a client library's cost: bytes out, replies in order, a deadline for each, a breaker for all.
+
+redis-py spends more on a pipeline of five commands than the rest of an answer takes. What is left out is what a reader of hashes
+does not need; the replies are parsed by hiredis.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import hiredis
+
+from conf.redis_address import RedisAddress
+from serving.freshness import Reason
+
+_LATE_TO_OPEN = 3  # answers in a row that came too late or not at all
+_PROBE_S = 0.1  # between two questions whether Redis is back
+_CONNECT_S = 1.0
+_SILENT_S = 2.0  # a connection that leaves a PING unanswered for so long is given up
+_MORE: Any = object()
+
+log = logging.getLogger("clickodds.serving")
+
+
+class LinkError(ConnectionError):
+    """Redis cannot be reached, or does not let us in."""
+
+
+class _Ask:
+    __slots__ = ("count", "future", "replies")
+
+    def __init__(self, count: int, future: "asyncio.Future[list[Any]]") -> None:
+        self.count, self.future, self.replies = count, future, list[Any]()
+
+
+class RedisLink(asyncio.Protocol):
+    """An open connection. A reply may be a hiredis.ReplyError; what was pushed goes to `on_push`."""
+
+    def __init__(self, on_push: Callable[[Sequence[Any]], None] | None = None) -> None:
+        self._on_push = on_push
+        self._reader = hiredis.Reader(notEnoughData=_MORE)
+        self._waiting: deque[_Ask] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self.lost = self._loop.create_future()
+
+    @classmethod
+    async def connect(cls, address: RedisAddress, on_push: Callable[[Sequence[Any]], None] | None = None) -> "RedisLink":
+        """An authenticated connection that speaks RESP3. Raises LinkError."""
+        link: RedisLink | None = None
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                _, link = await asyncio.get_running_loop().create_connection(
+                    lambda: cls(on_push), address.host, address.port, ssl=address.ssl_context()
+                )
+                user = ["AUTH", address.username or "default", address.password] if address.password else []
+                said = await link.ask(command("HELLO", "3", *user) + command("SELECT", str(address.db)), 2)
+        except (OSError, TimeoutError) as error:
+            if link:
+                link.close()
+            raise LinkError(str(error) or "no answer") from None
+        if wrong := next((reply for reply in said if isinstance(reply, Exception)), None):
+            link.close()
+            raise LinkError(str(wrong))
+        return link
+
+    def ask(self, data: bytes, count: int) -> "asyncio.Future[list[Any]]":
+        """Send commands; the future holds their `count` replies, or LinkError. It may be cancelled: its replies are dropped."""
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        if self._transport is None or self._transport.is_closing():
+            future.set_exception(LinkError("the connection is closed"))
+            return future
+        self._waiting.append(_Ask(count, future))
+        self._transport.write(data)
+        return future
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _MORE:
+                if type(reply) is hiredis.PushNotification:
+                    if self._on_push:
+                        self._on_push(reply)
+                    continue
+                ask = self._waiting[0]
+                ask.replies.append(reply)
+                if len(ask.replies) == ask.count:
+                    self._waiting.popleft()
+                    if not ask.future.done():
+                        ask.future.set_result(ask.replies)
+        except (hiredis.ProtocolError, IndexError):  # not Redis, or more replies than questions
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        for ask in self._waiting:
+            if not ask.future.done():
+                ask.future.set_exception(LinkError(str(error or "the connection was closed")))
+        self._waiting.clear()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+class RedisReader:
+    """Asks within a deadline, and asks no more where answers fail to come, until a probe is answered in time.
+
+    `start` is called once in the running loop. deadline_s: what a probe has, and the most that any question gets.
+    """
+
+    def __init__(self, address: RedisAddress, *, deadline_s: float) -> None:
+        self._address, self._deadline_s = address, deadline_s
+        self._link: RedisLink | None = None
+        self._closed = False  # of the breaker: questions pass
+        self._late = 0
+        self._tending: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._why = ""
+
+    @property
+    def available(self) -> bool:
+        return self._closed
+
+    async def start(self) -> None:
+        """Connect, if Redis answers in time; go on trying if not."""
+        self._loop = asyncio.get_running_loop()
+        await self._mend()
+        self._tending = asyncio.create_task(self._tend())
+
+    async def close(self) -> None:
+        if self._tending:
+            self._tending.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._tending
+        self._drop()
+
+    async def ask(self, commands: Sequence[bytes], seconds: float = math.inf) -> list[Any] | Reason:
+        """A reply for each command, or why there is none. Never raises."""
+        if not self._closed or self._link is None:
+            return Reason.REDIS_UNAVAILABLE
+        future = self._link.ask(b"".join(commands), len(commands))
+        timer = self._loop.call_later(min(seconds, self._deadline_s), future.cancel)
+        try:
+            replies = await future
+        except LinkError as error:
+            self._break(str(error))
+            return Reason.REDIS_UNAVAILABLE
+        except asyncio.CancelledError:
+            if not future.cancelled() or (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            self._late += seconds >= self._deadline_s / 2  # a caller in a great hurry says nothing of Redis
+            if self._late >= _LATE_TO_OPEN:
+                self._break(f"{self._late} answers in a row took longer than {self._deadline_s * 1000:.0f} ms")
+            return Reason.REDIS_LATE
+        finally:
+            timer.cancel()
+        self._late = 0
+        if isinstance(replies[0], Exception):  # such as: it is loading its data
+            self._break(str(replies[0]))
+            return Reason.REDIS_UNAVAILABLE
+        return replies
+
+    def _break(self, why: str) -> None:
+        if self._closed:
+            log.warning("redis at %s: %s; not asked until it answers again", self._address, why)
+        self._closed = False
+        self._wake.set()
+
+    def _drop(self) -> None:
+        if self._link:
+            self._link.close()
+        self._link = None
+
+    async def _tend(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while not self._closed:
+                await asyncio.sleep(_PROBE_S)
+                await self._mend()
+
+    async def _mend(self) -> None:
+        """One probe; closes the breaker where it is answered in time."""
+        try:
+            if self._link is None or self._link.lost.done():
+                self._link = await RedisLink.connect(self._address)
+            start = self._loop.time()
+            async with asyncio.timeout(_SILENT_S):
+                (said,) = await self._link.ask(command("PING"), 1)
+            if isinstance(said, Exception):
+                raise LinkError(str(said))
+            if self._loop.time() - start <= self._deadline_s:
+                self._closed, self._late = True, 0
+                log.info("redis at %s answers", self._address)
+                self._why = ""
+                return
+            why = "answers too late"
+        except (LinkError, TimeoutError) as error:
+            self._drop()
+            why = str(error) or "no answer"
+        if why != self._why:
+            log.warning("redis at %s: %s", self._address, why)
+        self._why = why
+        self._wake.set()
+
+
+def command(*parts: str | bytes) -> bytes:
+    """A command in Redis' protocol."""
+    encoded = [part if isinstance(part, bytes) else part.encode() for part in parts]
+    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in encoded)

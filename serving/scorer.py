@@ -1,0 +1,249 @@
+"""Margins of one request's candidates, equal to the bundle's to the bit, at a small part of the Booster's cost.
+
+QuickScorer (Lucchese et al. 2015) turned round. A tree of at most 64 leaves is a word of 64 bits. Every inner node whose answer
+is "right" takes away the leaves to its left; when all nodes are answered the lowest bit that is left is the tree's leaf. Nodes
+are split by the parts of the vector that they ask (serving/sides.py): what a part's values leave is a row of words, made once
+for an ad when its counters change and once for a request, and a candidate's leaves are the AND of its rows. Small trees share a
+word. Leaf values are whole numbers of 2**-20 (models/merging.py), and so is the ridge part: sums do not depend on the order.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.vectorize import Float32, Float64
+from models.bundle import Bundle
+from models.merging import GRID, Tree, trees_of
+from models.ridge import FARTHEST
+from serving.sides import Part
+
+_LEAVES = 64
+_EXACT = 2**24  # units: what a float32 sum of the Booster's holds exactly
+_ALL = 2**_LEAVES - 1
+
+log = logging.getLogger("clickodds.serving")
+
+Rows = npt.NDArray[np.intp]
+
+
+class NotCompilable(ValueError):
+    """Why trees cannot be turned into masks; the Booster itself answers for them."""
+
+
+class Scorer(Protocol):
+    """rows: what is kept of the parts' vectors, one row for a vector; `of` is a part's number, 0 the request's."""
+
+    def write(self, of: int, vectors: Float32, at: Rows) -> None:
+        """Keep vectors (rows, features of the part) in the rows `at`."""
+
+    def margins(self, request: Float32, rows: Rows) -> Float64:
+        """(candidates,) log odds. request: (features,) of part 0. rows: (parts - 1, candidates) of the other parts."""
+
+    def emptied(self) -> "Scorer":
+        """The same model with no rows kept: to be filled, then put in this one's place."""
+
+
+def make_scorer(bundle: Bundle, parts: Sequence[Part], rows: int) -> Scorer:
+    """Masks where numba is there and the trees allow it, else the Booster. rows: room; what is never written costs nothing."""
+    try:
+        return MaskScorer(bundle, parts, rows)
+    except (NotCompilable, ImportError) as error:
+        log.warning("trees are not compiled, the Booster answers: %s", error)
+        return BoosterScorer(bundle, parts, rows)
+
+
+class BoosterScorer:
+    """Rows are the parts' vectors themselves; each request's are put together and go through the bundle."""
+
+    def __init__(self, bundle: Bundle, parts: Sequence[Part], rows: int) -> None:
+        self._bundle, self._parts, self._count = bundle, parts, rows
+        self._positions = [np.array(part.positions, dtype=np.intp) for part in parts]
+        self._rows = np.empty((rows, max(map(len, self._positions))), dtype=np.float32)
+
+    def write(self, of: int, vectors: Float32, at: Rows) -> None:
+        self._rows[at, : vectors.shape[1]] = vectors
+
+    def margins(self, request: Float32, rows: Rows) -> Float64:
+        vectors = np.empty((rows.shape[1], sum(map(len, self._positions))), dtype=np.float32)
+        vectors[:, self._positions[0]] = request
+        for number, positions in enumerate(self._positions[1:]):
+            vectors[:, positions] = self._rows[rows[number], : len(positions)]
+        return self._bundle.margins(vectors)
+
+    def emptied(self) -> "BoosterScorer":
+        return BoosterScorer(self._bundle, self._parts, self._count)
+
+
+
+class MaskScorer:
+    """Raises NotCompilable where the trees are too large, split by category, or are no whole numbers of 2**-20."""
+
+    def __init__(self, bundle: Bundle, parts: Sequence[Part], rows: int) -> None:
+        from serving import kernels  # takes a second, and is not there without numba
+
+        self._model, self._kernels = _Compiled(bundle, parts), kernels
+        self._keep(max(rows, 1))
+        self._compile([len(part.positions) for part in parts])
+
+    def _compile(self, widths: Sequence[int]) -> None:
+        """Answer once, so that no request waits for machine code."""
+        self.write(1, np.zeros((1, widths[1]), dtype=np.float32), np.zeros(1, dtype=np.intp))
+        self.margins(np.zeros(widths[0], dtype=np.float32), np.zeros((len(widths) - 1, 1), dtype=np.intp))
+
+    def _keep(self, rows: int) -> None:
+        self._masks = np.empty((rows, self._model.words), dtype=np.uint64)
+        self._units = np.empty(rows, dtype=np.int64)
+
+    def write(self, of: int, vectors: Float32, at: Rows) -> None:
+        model = self._model
+        self._kernels.write_rows(vectors, model.nodes[of], model.terms[of], self._masks, self._units, at)
+
+    def margins(self, request: Float32, rows: Rows) -> Float64:
+        model = self._model
+        sums = np.empty(rows.shape[1], dtype=np.int64)
+        self._kernels.sum_leaves(
+            request, model.nodes[0], model.terms[0], rows, self._masks, self._units,
+            model.leaves, model.more_words, model.more_shifts, sums,
+        )  # fmt: skip
+        return np.asarray((sums + model.intercept) * GRID, dtype=np.float64)
+
+    def emptied(self) -> "MaskScorer":
+        other = object.__new__(MaskScorer)
+        other._model, other._kernels = self._model, self._kernels
+        other._keep(len(self._masks))
+        return other
+
+
+
+class _Compiled:
+    """A bundle's trees and ridge as the kernels take them, one `nodes` and one `terms` for each part."""
+
+    def __init__(self, bundle: Bundle, parts: Sequence[Part]) -> None:
+        trees = trees_of(bundle.booster)
+        _check(bundle, trees)
+        words = _pack([tree["left_children"].count(-1) for tree in trees])
+        self.words = max(word for word, _ in words) + 1
+        self.leaves = np.zeros(self.words * _LEAVES, dtype=np.int32)
+        asked: dict[int, list[_Node]] = {}
+        for tree, (word, shift) in zip(trees, words, strict=True):
+            for node in _nodes(tree, word, shift, self.leaves):
+                asked.setdefault(tree["split_indices"][node.number], []).append(node)
+        more = [(word, shift) for word, shift in words if shift]
+        self.more_words = np.array([word for word, _ in more], dtype=np.uint64)
+        self.more_shifts = np.array([shift for _, shift in more], dtype=np.uint64)
+        self.nodes = [_part_nodes([asked.get(p, []) for p in part.positions], self.words) for part in parts]
+        self.terms = [_part_terms(bundle, part) for part in parts]
+        self.intercept = round(bundle.ridge.intercept / GRID) if bundle.ridge else 0
+
+
+class _Node:
+    """An inner node: what is left of its word when it answers "right"."""
+
+    __slots__ = ("mask", "missing_right", "number", "threshold", "word")
+
+    def __init__(self, tree: Tree, number: int, word: int, left: int) -> None:
+        self.number, self.word, self.mask = number, word, _ALL & ~left
+        self.threshold = np.float32(tree["split_conditions"][number])
+        self.missing_right = not tree["default_left"][number]
+
+
+def _nodes(tree: Tree, word: int, shift: int, leaves: npt.NDArray[np.int32]) -> list[_Node]:
+    """A tree's inner nodes; its leaves' values go to `leaves`, from left to right from bit `shift` on."""
+    made: list[_Node] = []
+
+    def bits(number: int) -> int:
+        """The leaves below a node."""
+        nonlocal shift
+        if tree["left_children"][number] == -1:
+            leaves[word * _LEAVES + shift] = _units(tree["split_conditions"][number])
+            shift += 1
+            return 1 << (shift - 1)
+        left = bits(tree["left_children"][number])
+        made.append(_Node(tree, number, word, left))
+        return left | bits(tree["right_children"][number])
+
+    bits(0)
+    return made
+
+
+def _units(leaf: float) -> float:
+    """A leaf's value in units; XGBoost's JSON has it as the shortest text of its float32."""
+    return float(np.float32(leaf)) / GRID
+
+
+def _pack(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Word and first bit of each tree, in order."""
+    word, used, places = 0, 0, []
+    for size in sizes:
+        if used + size > _LEAVES:
+            word, used = word + 1, 0
+        places.append((word, used))
+        used += size
+    return places
+
+
+def _part_nodes(by_feature: Sequence[list[_Node]], words: int) -> Any:
+    from serving import kernels
+
+    nodes = [node for asked in by_feature for node in sorted(asked, key=lambda node: node.threshold)]
+    missing = np.full((len(by_feature), words), _ALL, dtype=np.uint64)
+    for feature, asked in enumerate(by_feature):
+        for node in asked:
+            if node.missing_right:
+                missing[feature, node.word] &= np.uint64(node.mask)
+    return kernels.Nodes(
+        starts=np.cumsum([0, *map(len, by_feature)], dtype=np.int32),
+        thresholds=np.array([node.threshold for node in nodes], dtype=np.float32),
+        words=np.array([node.word for node in nodes], dtype=np.uint32),
+        masks=np.array([node.mask for node in nodes], dtype=np.uint64),
+        missing=missing,
+    )
+
+
+def _part_terms(bundle: Bundle, part: Part) -> Any:
+    from serving import kernels
+
+    ridge = bundle.ridge
+    chosen = [(c, n) for n, c in enumerate(ridge.columns) if c in part.positions] if ridge else []
+    of = [n for _, n in chosen]
+
+    def doubles(values: Sequence[float]) -> Float64:
+        return np.array([values[n] for n in of], dtype=np.float64)
+
+    return kernels.Terms(
+        columns=np.array([part.positions.index(c) for c, _ in chosen], dtype=np.int32),
+        means=doubles(ridge.means if ridge else ()),
+        scales=doubles(ridge.scales if ridge else ()),
+        weights=doubles(ridge.weights if ridge else ()),
+        weights_missing=doubles(ridge.weights_missing if ridge else ()),
+        farthest=FARTHEST,
+        grid=GRID,
+    )
+
+
+def _check(bundle: Bundle, trees: Sequence[Tree]) -> None:
+    """Raises NotCompilable unless sums of the trees' leaves in units equal the Booster's float32 sums."""
+    about = json.loads(bundle.booster.save_config())["learner"]
+    base = float(str(about["learner_model_param"]["base_score"]).strip("[]"))
+    if base != 0.5:
+        raise NotCompilable(f"found base_score {base}, expected 0.5, whose margin is 0")
+    largest, coarsest = 0, 0
+    for tree in trees:
+        values = [v for v, left in zip(tree["split_conditions"], tree["left_children"], strict=True) if left == -1]
+        if len(values) > _LEAVES:
+            raise NotCompilable(f"found a tree of {len(values)} leaves, expected at most {_LEAVES}")
+        if any(tree["split_type"]):
+            raise NotCompilable("found a split by category, expected numbers")
+        units = [_units(value) for value in values]
+        if not all(unit.is_integer() for unit in units):
+            raise NotCompilable("found a leaf that is no multiple of 2**-20")
+        largest += max(abs(int(unit)) for unit in units)
+        for unit in units:
+            coarsest |= int(unit)
+    grain = coarsest & -coarsest or 1  # all leaves are multiples of it
+    if largest >= grain * _EXACT:
+        raise NotCompilable("found leaves whose sum a float32 does not hold exactly")

@@ -1,0 +1,162 @@
+"""What a worker does with its batches, on a real Redis: one that is full, gone or started anew, connections that break, pace."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from conf.errors import DataError, UnavailableError
+from conf.redis_address import RedisAddress
+from conf.redis_server import free_port, redis_server
+from feature_repo.redis_layout import AT, ViewLayout, decode_int64, hash_field, redis_key
+from feature_repo.redis_wire import Wire
+from feature_repo.redis_writer import REDIS_KEY, Plan, Tally, remove_keys, scan_keys, write_rows
+from tests.feature_repo.stores import client_of
+
+LAYOUT = ViewLayout("demo", "v", (("user", "String"),), (("n", "Int64"),))
+HOUR_US = 3_600_000_000
+ROWS = 5_000
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    with redis_server(tmp_path / "redis") as address:
+        yield address
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[Any]:
+    client = client_of(address)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def plan(address: str) -> Plan:
+    host, _, port = address.rpartition(":")
+    at = RedisAddress(host, int(port))
+    with Wire(at, patience_s=0) as wire:
+        run_id = str(wire.run_id)
+    return Plan(LAYOUT, at, run_id, patience_s=5, rows_per_s=0, end_us=10 * HOUR_US, ttl_s=0, remove_zeros=False)
+
+
+def batch(numbers: dict[str, int | None], hour: int = 1) -> pa.RecordBatch:
+    columns = {"user": list(numbers), "n": pa.array(numbers.values(), pa.int64()), AT: [hour * HOUR_US] * len(numbers)}
+    return pa.record_batch(columns)
+
+
+def many() -> pa.RecordBatch:
+    return batch({f"u{n}": n for n in range(ROWS)})
+
+
+def written(plan: Plan, *batches: pa.RecordBatch) -> Tally:
+    (said,) = write_rows(plan, iter(batches))
+    return Tally(**said.to_pylist()[0])
+
+
+def held(client: Any, user: str) -> int | None:
+    return decode_int64(client.hget(redis_key("demo", {"user": user}), hash_field("v", "n")))
+
+
+def test_batches_are_written_and_counted(plan: Plan, client: Any) -> None:
+    assert written(plan, many(), batch({"a": None, "b": -1})) == Tally(written=ROWS + 2)
+    assert client.dbsize() == ROWS + 2
+    assert [held(client, user) for user in ("u0", f"u{ROWS - 1}", "a", "b")] == [0, ROWS - 1, None, -1]
+    assert written(plan) == Tally(), "a worker without rows"
+
+
+def test_only_what_is_from_after_the_interval_stays(plan: Plan, client: Any) -> None:
+    written(replace(plan, end_us=30 * HOUR_US), batch({"a": 1, "b": 1}, hour=20))
+    written(plan, batch({"c": 1}, hour=9))
+    assert written(plan, batch({"a": 2, "c": 2, "d": 2}, hour=5)) == Tally(written=2, newer=1)
+    assert [held(client, user) for user in "abcd"] == [1, 1, 2, 2], "c's later row was taken back by its table"
+
+
+def test_zeros_are_removed_where_that_is_wanted(plan: Plan, client: Any) -> None:
+    written(plan, batch({"a": 1, "b": 1, "c": 1}))
+    assert written(plan, batch({"a": 0})).written == 1
+    wanted = replace(plan, remove_zeros=True)
+    assert written(wanted, batch({"a": 0, "b": None, "c": 2, "new": 0})) == Tally(written=1, removed=2)
+    assert client.keys() == [redis_key("demo", {"user": "c"})]
+    written(replace(plan, end_us=30 * HOUR_US), batch({"d": 1}, hour=20))
+    assert written(wanted, batch({"d": 0})) == Tally(newer=1)
+    assert held(client, "d") == 1
+
+
+def test_connections_that_break_are_made_again(plan: Plan, client: Any) -> None:
+    def break_them() -> None:
+        deadline = time.monotonic() + 30
+        for size in (1, ROWS // 2):
+            while client.dbsize() < size and time.monotonic() < deadline:
+                time.sleep(0.01)
+            broken.append(client.client_kill_filter(_type="normal", skipme=True))
+
+    broken: list[int] = []
+    breaker = Thread(target=break_them)
+    breaker.start()
+    assert written(replace(plan, rows_per_s=10_000, patience_s=20), many()) == Tally(written=ROWS)
+    breaker.join()
+    assert len(broken) == 2
+    assert all(broken)
+    assert [held(client, f"u{n}") for n in range(0, ROWS, 50)] == list(range(0, ROWS, 50))
+
+
+def test_a_full_redis_is_said_by_name(plan: Plan, client: Any) -> None:
+    client.config_set("maxmemory", "1mb")
+    said = written(plan, many())
+    assert "is full (maxmemory): OOM" in said.error
+    assert isinstance(said.as_error(), UnavailableError)
+
+
+def test_a_redis_that_is_gone_or_another_is_an_error(plan: Plan, client: Any) -> None:
+    begun = time.monotonic()
+    gone = written(replace(plan, address=RedisAddress("127.0.0.1", free_port()), patience_s=60), many())
+    assert "does not answer" in gone.error
+    assert time.monotonic() - begun < 30, "a first connection is not waited for as long as one that broke"
+    another = written(replace(plan, run_id="of a server before"), many())
+    assert "was restarted meanwhile" in another.error
+    assert (gone.exit_code, another.exit_code) == (75, 75)
+    assert client.dbsize() == 0
+
+
+def test_a_row_without_a_key_is_an_error_of_the_data(plan: Plan) -> None:
+    rows = pa.record_batch({"user": pa.array([None], pa.string()), "n": [1], AT: [1]})
+    assert isinstance(written(plan, rows).as_error(), DataError)
+
+
+def test_rows_keep_to_the_pace(plan: Plan) -> None:
+    begun = time.monotonic()
+    written(replace(plan, rows_per_s=10_000), many())
+    assert 0.39 < time.monotonic() - begun, "5,000 rows in parts, of which the last is not waited for"
+
+
+def test_keys_are_found_and_removed_but_for_other_projects_and_later_rows(plan: Plan, client: Any) -> None:
+    odd = replace(plan, layout=ViewLayout("de*mo", "v", (("user", "String"),), (("n", "Int64"),)))
+    written(odd, batch({f"[{n}]": n for n in range(3)}))
+    client.hset(redis_key("xde*mo", {"user": "a"}), mapping={"_ts:v": b"\x08\x01"})
+    client.hset(redis_key("deXmo", {"user": "a"}), mapping={"_ts:v": b"\x08\x01"})
+    written(replace(odd, end_us=30 * HOUR_US), batch({"later": 1}, hour=20))
+    found = {key for keys in scan_keys(odd, iter([])) for key in keys.column(REDIS_KEY).to_pylist()}
+    own = {redis_key("de*mo", {"user": user}) for user in ("[0]", "[1]", "[2]", "later")}
+    assert found == own | {redis_key("xde*mo", {"user": "a"})}
+    (said,) = remove_keys(odd, iter([pa.record_batch({REDIS_KEY: pa.array(sorted(found), pa.binary())})]))
+    assert Tally(**said.to_pylist()[0]) == Tally(removed=3)
+    assert client.dbsize() == 3
+
+
+def test_a_password_and_another_database(address: str, client: Any) -> None:
+    host, _, port = address.rpartition(":")
+    client.config_set("requirepass", "open sesame")
+    with pytest.raises(UnavailableError, match="NOAUTH"), Wire(RedisAddress(host, int(port)), patience_s=0):
+        pass
+    with Wire(RedisAddress(host, int(port), db=3, password="open sesame"), patience_s=0) as wire:  # noqa: S106
+        wire.ask("SET", "a", "b")
+        assert wire.ask("GET", "a") == b"b"
+    client.execute_command("AUTH", "open sesame")
+    assert client.dbsize() == 0, "it is in the other database"
+    client.config_set("requirepass", "")

@@ -1,0 +1,61 @@
+"""A TCP proxy that can be slow: what a network between two machines may be."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+
+@dataclass
+class Proxy:
+    """delay_s: of every chunk from the other side."""
+
+    port: int
+    delay_s: float = 0.0
+
+
+@contextmanager
+def proxy(target_port: int) -> Iterator[Proxy]:
+    """In front of a port of the loopback, in a thread of its own."""
+    found = Proxy(0)
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(1 << 16):
+                if slow:
+                    await asyncio.sleep(found.delay_s)
+                writer.write(chunk)
+            writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            there, back = await asyncio.open_connection("127.0.0.1", target_port)
+            await asyncio.gather(pump(reader, back, slow=False), pump(there, writer, slow=True))
+
+    async def listen() -> None:
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        found.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        with suppress(asyncio.CancelledError):
+            await server.serve_forever()
+
+    def run() -> None:
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        for left in asyncio.all_tasks(loop):
+            left.cancel()
+        loop.run_until_complete(asyncio.sleep(0.1))
+        loop.close()
+
+    task = loop.create_task(listen())
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield found
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(10)

@@ -1,0 +1,126 @@
+"""The candidates' counters in memory follow Redis: what changes, what comes too many, what cannot be read, who is told."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import redis
+
+from conf.contract import ALL_KEY, Contract
+from feature_repo.redis_layout import hash_field, redis_key
+from models.published import Champion
+from serving.app import PREDICT
+from tests.serving.both_routes import HOT, PLAIN, Start, every_entity, exact_bundle, fill, random_request
+from tests.serving.parts import AS_OF as AS_OF_TIME
+from tests.serving.parts import make_bundle, microseconds
+
+
+def test_candidates_beyond_the_room_are_looked_up(demo: Contract, redis_address: str, start: Start) -> None:
+    draw = np.random.default_rng(8)
+    fill(redis_address, demo, every_entity(demo, draw))
+    client, served, *_ = start(demo, exact_bundle(demo), redis_address, residents=4)
+    for number in range(20):
+        request = random_request(demo, draw)
+        hot, plain = (client.post(PREDICT, json=request, headers=headers).json() for headers in (HOT, PLAIN))
+        assert hot == plain
+        assert len(served) == number + 1
+
+
+def _eventually(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < until, "it never was"
+        time.sleep(0.01)
+
+
+def test_changes_in_redis_show_soon(demo: Contract, redis_address: str, start: Start) -> None:
+    """A candidate's counters, a new candidate, and the prior with the clock: all without a request's looking."""
+    draw = np.random.default_rng(9)
+    entities = every_entity(demo, draw)
+    fill(redis_address, demo, entities)
+    started = start(demo, exact_bundle(demo), redis_address)
+    client = started.client
+    request = random_request(demo, draw)
+    request["candidates"] = [{"ad_id": "ad_id-1", "campaign_id": "never"}, {"ad_id": "new one", "campaign_id": "never"}]
+
+    def same() -> bool:
+        hot, plain = (client.post(PREDICT, json=request, headers=headers).json() for headers in (HOT, PLAIN))
+        return bool(hot == plain)
+
+    assert same()
+    before = client.post(PREDICT, json=request, headers=HOT).json()
+    counters: dict[str, int | None] = dict.fromkeys(demo.counter_columns, 900_000)
+    for entity in (("ad", ("ad_id-1",)), ("ad", ("new one",)), ("campaign", ("never",)), (ALL_KEY, ())):
+        fill(redis_address, demo, {entity: counters})
+        _eventually(same)
+    assert client.post(PREDICT, json=request, headers=HOT).json() != before
+    assert 0 < started.metrics.refresh_lag.newest < 20
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("a_hash", [True, False])
+def test_what_cannot_be_read_costs_those_who_ask_for_it_alone(
+    demo: Contract, redis_address: str, start: Start, before: bool, a_hash: bool
+) -> None:
+    """A candidate's key that holds something else, when the server starts and afterwards, and until it is mended."""
+    draw, ad = np.random.default_rng(15), redis_key("demo", {"ad_id": "ad_id-1"})
+    fill(redis_address, demo, every_entity(demo, draw))
+    host, _, port = redis_address.partition(":")
+    request = random_request(demo, draw)
+
+    def spoil() -> None:
+        with redis.Redis(host=host, port=int(port)) as client:
+            client.delete(ad)
+            if a_hash:
+                client.hset(ad, hash_field("ad", "clicks_7d"), b"\x10no")
+            else:
+                client.set(ad, "something else")
+
+    if before:
+        spoil()
+    client = start(demo, exact_bundle(demo), redis_address).client
+
+    def reasons(named: str) -> list[str] | None:
+        asked = request | {"candidates": [{"ad_id": named, "campaign_id": "campaign_id-1"}]}
+        hot, plain = (client.post(PREDICT, json=asked, headers=headers).json() for headers in (HOT, PLAIN))
+        return hot["reasons"] if hot == plain else None
+
+    if not before:
+        assert reasons("ad_id-1") == []
+        spoil()
+    _eventually(lambda: reasons("ad_id-1") == ["features_unreadable"])
+    assert reasons("ad_id-2") == []
+    with redis.Redis(host=host, port=int(port)) as whole:
+        whole.delete(ad)
+    fill(redis_address, demo, {("ad", ("ad_id-1",)): dict.fromkeys(demo.counter_columns, 9)})
+    _eventually(lambda: reasons("ad_id-1") == [])
+
+
+def test_counters_of_different_hours_are_written_down_without_a_clock(demo: Contract, redis_address: str, start: Start) -> None:
+    """As in the moment when an hour's publication has reached Redis and not yet the memory: no replay could count them again."""
+    draw = np.random.default_rng(13)
+    fill(redis_address, demo, every_entity(demo, draw))
+    client, served, _, in_force, *_ = start(demo, exact_bundle(demo), redis_address)
+    assert in_force.state.engine is not None
+    rows = in_force.state.engine._rows
+    rows.kept = replace(rows.kept, as_of_us=microseconds(AS_OF_TIME - timedelta(hours=1)))
+    client.post(PREDICT, json=random_request(demo, draw), headers=HOT)
+    assert (served[0].scored.as_of_us, served[0].scored.reasons) == (None, ["features_stale"])
+    assert served[0].scored.freshness.usable
+
+
+def test_a_replaced_model_is_followed_no_longer_once_no_answer_needs_it(
+    demo: Contract, redis_address: str, start: Start
+) -> None:
+    client, _, fast, in_force, *_ = start(demo, exact_bundle(demo), redis_address)
+    before = in_force.state
+    assert client.portal is not None
+    in_force.state = client.portal.call(fast.ready, replace(before, champion=Champion("8", make_bundle(demo)), engine=None))
+    assert len(fast.residents.listeners) == 2  # somebody may be answered by the old one still
+    del before
+    (left,) = fast.residents.listeners
+    assert in_force.state.engine is not None
+    assert left is in_force.state.engine._rows
