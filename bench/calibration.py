@@ -63,8 +63,9 @@ def main() -> int:
             sampling = Sampling(negatives=kept)
             kept_contract = contract.model_copy(update={"sampling": sampling})
             some = rows.transform(sampled(sampling)).persist()
-            how = {"days": args.days, "truth": truth, "whole": whole, "variants": False}
-            found = evaluate_days(some, kept_contract, settings.train, **how)
+            found = evaluate_days(
+                some, kept_contract, settings.train, days=args.days, truth=truth, whole=whole, variants=False
+            )  # fmt: skip
             some.unpersist()
             result[f"negatives {kept:g}"] = _summary(found)
             print(json.dumps(result[f"negatives {kept:g}"]), file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
 from conf.contract_file import load_contract
 from conf.personal import IdKey
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter, raw_schema
-from feature_repo.redis_layout import hash_field, redis_key
+from feature_repo.redis_layout import encode_int64, hash_field, redis_key
 from feature_repo.vectorize import Fitted, Float32, vectorize
 from models.bundle import Bundle, save_bundle
 from models.calibration import Calibrator
@@ -102,12 +102,12 @@ class World:
         with redis.Redis(host=host, port=int(port)) as client:
             pipe: Any = client.pipeline(transaction=False)
             for key, entity, row in self._entities():
-                fields = {hash_field(key, name): encoded(int(value)) for name, value in zip(self.counted, row, strict=True)}
+                fields = {hash_field(key, name): encode_int64(int(value)) for name, value in zip(self.counted, row, strict=True)}
                 pipe.hset(redis_key(self.contract.name, entity), mapping=fields | {f"_ts:{key}".encode(): b"\x08\x01"})
                 if len(pipe) >= 2_000:
                     pipe.execute()
-            scope = {hash_field(ALL_KEY, n): encoded(int(v)) for n, v in zip(self.counted, self.everything, strict=True)}
-            scope[hash_field(CLOCK, AS_OF)] = encoded((CLOCK_AT - _EPOCH) // _MICROSECOND)
+            scope = {hash_field(ALL_KEY, n): encode_int64(int(v)) for n, v in zip(self.counted, self.everything, strict=True)}
+            scope[hash_field(CLOCK, AS_OF)] = encode_int64((CLOCK_AT - _EPOCH) // _MICROSECOND)
             pipe.hset(redis_key(self.contract.name, {}), mapping=scope)
             pipe.execute()
 
@@ -194,15 +194,3 @@ def install(shape: Shape, world: World, state: Path) -> Bundle:
     publish(state / "bundles" / world.contract.name, state / "made", "1")
     (state / "id.key").write_text(KEY.hex())
     return bundle
-
-
-def encoded(number: int) -> bytes:
-    """An int64 as Feast writes it."""
-    number &= 2**64 - 1
-    data = bytearray(b" ")
-    while number >= 0x80:
-        data.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*data, number])
-
-

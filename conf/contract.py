@@ -21,13 +21,14 @@ MAX_TEXT = 512  # characters of an id or category, in a log as in a request
 CLOCK = "clock"  # the view whose one row tells up to which publication the online store is filled
 SCOPE = "scope"  # the one entity of the views `all` and `clock`, whose value is ALL_KEY
 AS_OF = "as_of_us"  # its only feature: that publication time, microseconds
+LAST_SEEN = ("last_impression_us", "last_click_us")  # counters that are times: stored, but no feature asks for them
 # Columns the tables bring of their own. A log whose column has such a name gives it another one with `from:`.
 RESERVED = frozenset(
     {
         "impression_id", "event_timestamp", "known_timestamp", "click_timestamp", "counted_timestamp", "date", "hour",
         "label", "label_version", "weight", "source_file", "published_at", "created", "request_id", "ctr", "time",
         "candidate_number", "margin", "model_version", "model_identity", "reasons",
-        "last_impression_us", "last_click_us", AS_OF, SCOPE, ALL_KEY, CLOCK, "hour_of_day", "day_of_week",
+        *LAST_SEEN, AS_OF, SCOPE, ALL_KEY, CLOCK, "hour_of_day", "day_of_week",
     }
 )  # fmt: skip
 
@@ -322,7 +323,7 @@ class Contract(Section):
     def counter_columns(self) -> tuple[str, ...]:
         """The integers stored for each key: counts of every window, then last-seen times in microseconds."""
         counts = [f"{what}_{w}" for w in self.window_hours for what in ("impressions", "clicks")]
-        return (*counts, "last_impression_us", "last_click_us")
+        return (*counts, *LAST_SEEN)
 
     @property
     def personal(self) -> frozenset[str]:

@@ -108,6 +108,16 @@ def time_field(view: str) -> bytes:
     return f"_ts:{view}".encode()
 
 
+def encode_int64(number: int) -> bytes:
+    """The field of an integer of 64 bits."""
+    number %= _WORD
+    data = bytearray([_INT64_TAG])
+    while number >= 0x80:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*data, number])
+
+
 def decode_int64(data: bytes | None) -> int | None:
     """The integer of a field, None where the field is absent or null. Raises LayoutError for any other value."""
     if not data:

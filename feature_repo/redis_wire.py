@@ -97,7 +97,8 @@ class Wire:
             self._introduce("SELECT", str(address.db))
         run_id = _field(self._introduce("INFO", "server"), "run_id")
         if self.run_id is not None and run_id != self.run_id:
-            raise UnavailableError(f"{address} was restarted meanwhile and may have lost what it was given: run this again")
+            said = f"redis at {address} was restarted meanwhile and may have lost what it was given"
+            raise UnavailableError(f"{said}: run this again")
         self.run_id = run_id
 
     def _new_reader(self) -> hiredis.Reader:

@@ -14,15 +14,15 @@ Cost: over the dates that are rebuilt, one shuffle of the impressions for each k
 import argparse
 import sys
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date
 
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
 from jobs.command import Context, job_parser, log, run_job
-from jobs.features import raw_columns, with_counters
+from jobs.features import counters_usable, raw_columns, with_counters
 from jobs.sampling import sampled
-from jobs.touched import date_rebuilt, days_before
+from jobs.touched import date_rebuilt
 from jobs.warehouse import EVERYTHING
 
 TABLE = "training_set"
@@ -39,10 +39,8 @@ def build_training_set(context: Context, args: argparse.Namespace) -> Mapping[st
     else:
         log.info("build_training_set: %s", "all dates" if since == EVERYTHING else f"from {since} on")
         recent = F.col("date") >= F.lit(since)
-        longest = timedelta(hours=contract.window_hours[contract.longest_window])
-        usable = F.col("date") >= F.lit(days_before(since, longest + contract.publication_delay))
         labels = warehouse.read("labels").where(recent).transform(sampled(contract.sampling)).persist()
-        features = with_counters(contract, lambda key: warehouse.read(warehouse.tables.counters(key)).where(usable))
+        features = with_counters(contract, counters_usable(warehouse, contract, since))
         impressions = warehouse.read("impressions").where(recent).select("impression_id", *contract.columns, "date")
         kept = labels.select("impression_id", "event_timestamp", "label", "weight", "date")
         labelled = impressions.join(kept, ["impression_id", "date"])

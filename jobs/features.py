@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.contract import Contract
+from conf.contract import LAST_SEEN, Contract
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter, raw_schema
 from jobs.asof import History, as_of_join
 from jobs.touched import days_before
@@ -39,10 +39,14 @@ def with_counters(contract: Contract, counters: Callable[[str], DataFrame]) -> C
     return transform
 
 
-def counters_usable(warehouse: Warehouse, contract: Contract, first: date, last: date) -> Callable[[str], DataFrame]:
-    """For `with_counters`, of rows between two dates: the counters of those days and of the longest window before."""
+def counters_usable(
+    warehouse: Warehouse, contract: Contract, first: date, last: date | None = None
+) -> Callable[[str], DataFrame]:  # fmt: skip
+    """For `with_counters`, of rows from `first` on (to `last`): the counters of those days and of the longest window before."""
     reach = timedelta(hours=contract.window_hours[contract.longest_window]) + contract.publication_delay
-    usable = F.col("date").between(F.lit(days_before(first, reach)), F.lit(last))
+    usable = F.col("date") >= F.lit(days_before(first, reach))
+    if last is not None:
+        usable &= F.col("date") <= F.lit(last)
     return lambda key: warehouse.read(warehouse.tables.counters(key)).where(usable)
 
 
@@ -53,7 +57,7 @@ def _zeros_where_silent(contract: Contract) -> dict[str, F.Column]:  # type: ign
         for column in columns:
             there = there & F.col(column).isNotNull()
         for name in contract.counter_columns:
-            if not name.startswith("last_"):
+            if name not in LAST_SEEN:
                 value = F.col(raw_counter(key, name))
                 filled[raw_counter(key, name)] = F.when(there, F.coalesce(value, F.lit(0).cast("bigint")))
     return filled

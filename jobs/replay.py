@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from conf.contract import AS_OF
+from conf.contract import AS_OF, LAST_SEEN
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter
 from jobs.command import Context
 from jobs.features import counters_usable, raw_columns, with_counters
@@ -71,7 +71,7 @@ def replay_served(context: Context, rows: DataFrame, sample: int) -> tuple[Repla
         return Replay(0, {}), asked
     features = with_counters(contract, counters_usable(warehouse, contract, first, last))
     again = asked.transform(features).withColumn(EVENT_TIMESTAMP, F.col(f"served {EVENT_TIMESTAMP}")).persist()
-    last_seen = {raw_counter(key, name) for key in contract.counted_keys for name in ("last_impression_us", "last_click_us")}
+    last_seen = {raw_counter(key, name) for key in contract.counted_keys for name in LAST_SEEN}
     found = again.agg(*_differing([name for name in columns if name not in last_seen])).collect()[0].asDict()
     asked.unpersist()
     return Replay(count, {name: number for name, number in found.items() if number}), again

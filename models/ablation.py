@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
@@ -16,7 +15,7 @@ from models.bundle import Bundle
 from models.evaluation import Answer, Float64
 from models.fitting import fit_state
 from models.folds import learnable
-from models.masking import Masks, masked
+from models.masking import Masks, masked, without
 from models.selection import Choice
 from models.shards import Shard, sharded
 from models.split import Slice
@@ -62,8 +61,7 @@ def fit_variants(
             some = seen if variant.rows == 1 else seen.where(seen.uniform("curve") < variant.rows)
             if not learnable(some):
                 continue
-            vectors = some.vectors.copy()
-            vectors[:, list(variant.without)] = np.nan
+            vectors = without(some.vectors, variant.without)
             counters = [n for n in counters_of(fitted.features) if n not in variant.without]
             parts = fit_model(some.with_vectors(vectors), choice, alone, counters)
             parts = with_level(parts, shard, masks.hidden)
@@ -88,8 +86,7 @@ def withheld(bundle: Bundle, columns: Sequence[int]) -> Answer:
     """The bundle's answers where these positions of the vector are missing."""
 
     def answer(raw: pa.RecordBatch) -> Float64:
-        vectors = vectorize(raw, bundle.fitted)
-        vectors[:, list(columns)] = np.nan
+        vectors = without(vectorize(raw, bundle.fitted), columns)
         return bundle.calibrator.probabilities(bundle.margins(vectors))
 
     return answer

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from feature_repo.vectorize import Float32
 from models.collective import total
 from models.folds import sampled
-from models.masking import Masks
+from models.masking import Masks, without
 from models.shards import Shard
 
 ROWS = 5_000
@@ -35,11 +35,11 @@ def absences(shard: Shard, masks: Masks, negatives: float, margins: Callable[[Fl
     target = _promised(margins(some.vectors) + correction, weights)
     found: list[tuple[Sequence[int], float]] = []
     for columns in masks.columns.values():
-        found.append((columns[:1], _shift(_without(some, columns, margins) + correction, weights, target)))
+        found.append((columns[:1], _shift(margins(without(some.vectors, columns)) + correction, weights, target)))
     every = [n for columns in masks.columns.values() for n in columns]
     if len(found) > 1:
         alone = sum(shift for _, shift in found)
-        of_all = _shift(_without(some, every, margins) + correction, weights, target)
+        of_all = _shift(margins(without(some.vectors, every)) + correction, weights, target)
         found.append(([columns[0] for columns in masks.columns.values()], of_all - alone))
     return found
 
@@ -50,12 +50,6 @@ def to_json(found: Absences) -> bytes:
 
 def from_json(data: bytes) -> Absences:
     return [(columns, shift) for columns, shift in json.loads(data)]
-
-
-def _without(shard: Shard, columns: Sequence[int], margins: Callable[[Float32], Float64]) -> Float64:
-    vectors = shard.vectors.copy()
-    vectors[:, list(columns)] = np.nan
-    return margins(vectors)
 
 
 def _promised(margins: Float64, weights: Float64) -> float:

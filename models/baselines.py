@@ -19,6 +19,7 @@ from feature_repo.vectorize import Fitted, Float32, prior_rate, smoothed_rate, v
 from models.calibration import FARTHEST
 from models.lean import xgb
 from models.level import level_of
+from models.masking import without
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -39,8 +40,7 @@ class Rows:
     def of(cls, raw: pa.Table, fitted: Fitted) -> "Rows":
         """From a table, not empty, with `raw_schema`, label and impression_id."""
         batch = raw.sort_by([(EVENT_TIMESTAMP, "ascending"), ("impression_id", "ascending")]).combine_chunks().to_batches()[0]
-        vectors = vectorize(batch, fitted)
-        vectors[:, list(level_of(fitted.features))] = np.nan
+        vectors = without(vectorize(batch, fitted), level_of(fitted.features))
         return cls(batch, vectors, np.asarray(batch.column("label"), dtype=np.int8))
 
     def first(self, rows: int) -> "Rows":

@@ -4,13 +4,13 @@ A key is unavailable when Redis is away or behind: all its features are missing,
 category that was rare or not there in training has the code of "other", which a log without rare values would never show.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
-from feature_repo.vectorize import Fitted
+from feature_repo.vectorize import Fitted, Float32
 from models.level import level_of
 from models.shards import Shard
 
@@ -39,10 +39,16 @@ class Masks:
         return cls(share, columns, others, level_of(features))
 
 
+def without(vectors: Float32, columns: Sequence[int]) -> Float32:
+    """A copy of the vectors, (rows, features), in which these positions are missing."""
+    seen = vectors.copy()
+    seen[:, list(columns)] = np.nan
+    return seen
+
+
 def masked(shard: Shard, masks: Masks) -> Shard:
     """The shard with features missing or "other" where its rows' ids say so: of one key, of all, of one category, or of none."""
-    vectors = shard.vectors.copy()
-    vectors[:, list(masks.hidden)] = np.nan
+    vectors = without(shard.vectors, masks.hidden)
     if not masks.share:
         return shard.with_vectors(vectors)
     place = shard.uniform("mask") / masks.share

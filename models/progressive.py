@@ -65,8 +65,7 @@ def evaluate_days(
     starts = _days(rows)[-days:]
     known = rows if whole is None else whole
     known = known if truth is None else known.join(truth, "impression_id")
-    counts = range(1, len(starts) + 1)
-    tried = [_judge(rows, known, contract, recipe, start, n, len(starts)) for n, start in zip(counts, starts, strict=True)]
+    tried = [_judge(rows, known, contract, recipe, start, n, len(starts)) for n, start in enumerate(starts, 1)]
     judged = [day for day in tried if day is not None]
     if not judged:
         raise DataError("training set: found no day with clicks that has enough rows and clicks before it, expected one")

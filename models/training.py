@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from math import log as ln
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -21,14 +19,13 @@ from conf.contract import Contract
 from conf.errors import DataError
 from conf.settings import Train
 from feature_repo.catalogue import raw_schema
-from feature_repo.vectorize import Float32
 from models import golden
 from models.assembly import assembled, counters_of, fit_model, grown, with_absences, with_level
 from models.boosting import Kept, Start
 from models.bundle import Bundle
 from models.evaluation import CONSTANT, OURS, constant, frequent, qualities, slice_sums
 from models.fitting import fit_state
-from models.masking import Masks, masked
+from models.masking import Masks, masked, without
 from models.metrics import Histogram, score_histogram, summarize
 from models.selection import Choice, choose
 from models.shards import Shard, sharded
@@ -38,8 +35,6 @@ from models.workers import on_workers
 log = logging.getLogger("clickodds")
 
 _CHOICE = "choice"
-
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def fit_part(
     DataError where `part` has not both labels.
     """
     require_learnable(part)
-    fitted = fit_state(rows, contract, recipe, part, told or part) if start is None else start.fitted
+    fitted = fit_state(rows, contract, recipe, part, told) if start is None else start.fitted
     masks = Masks.of(fitted, recipe.masked)
     counters = counters_of(fitted.features)
     negatives = contract.sampling.negatives
@@ -157,13 +152,7 @@ def fit_part(
 
 def _margins_before(start: Bundle, hidden: Sequence[int], negatives: float) -> Start:
     """What the trees go on from, among rows of which a share of those without a click was kept. The level is theirs, not its."""
-
-    def margins(vectors: Float32) -> Float64:
-        seen = vectors.copy()
-        seen[:, list(hidden)] = np.nan
-        return start.margins(seen) - ln(negatives)
-
-    return margins
+    return lambda vectors: start.margins(without(vectors, hidden)) - ln(negatives)
 
 
 def _warn_of_folds(choice: Choice, folds: int) -> None:

@@ -22,7 +22,7 @@ from serving.request_plan import Plan
 from serving.resident_key import NEW, UNAVAILABLE
 from serving.residents import Residents
 from serving.scorer import Rows, Scorer, make_scorer
-from serving.sides import LEVEL, Part, Sides
+from serving.sides import Part, Sides
 from serving.vectors import PartVectors
 
 _TOGETHER = 200  # rows that are made in one go: about a millisecond in which no request is answered
@@ -65,7 +65,7 @@ class CandidateRows:
         self._base = np.array(base[:-1], dtype=np.intp)[:, None]
         self._number = {name: n for n, name in enumerate([*sides.residents, *sides.crosses])}
         nothing = np.full(len(counters), np.nan)
-        self._level = Part.of([(n, f) for n, f in enumerate(sides.request.features) if f.kind == LEVEL])
+        self._level = Part.of([(n, f) for n, f in enumerate(sides.request.features) if f.kind == "level"])
         self.kept = self._keep(make_scorer(bundle, sides.parts, base[-1]), nothing, None)
         self._next: Kept | None = None
         self._publishing = asyncio.Lock()

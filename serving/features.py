@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from conf.contract import AS_OF, CLOCK, Contract
+from conf.contract import AS_OF, CLOCK, LAST_SEEN, Contract
 from conf.personal import IdKey
 from feature_repo.catalogue import EVENT_TIMESTAMP, raw_counter, raw_schema
 from feature_repo.redis_layout import LayoutError, decode_int64, hash_field, redis_key
@@ -19,7 +19,6 @@ from serving.key_reader import clock_command, decode_clock
 from serving.logs import Seldom
 from serving.redis_link import RedisReader, command
 
-_LAST_SEEN = ("last_impression_us", "last_click_us")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -51,7 +50,7 @@ class OnlineFeatures:
         self._fields = {key: [hash_field(key, c) for c in contract.counter_columns] for key in contract.counted_keys}
         self._clock = clock_command(contract.name, CLOCK, AS_OF)
         self._unavailable: Counters = (None,) * len(contract.counter_columns)
-        self._new: Counters = tuple(None if c in _LAST_SEEN else 0 for c in contract.counter_columns)
+        self._new: Counters = tuple(None if c in LAST_SEEN else 0 for c in contract.counter_columns)
         self._unreadable = Seldom(log)
 
     async def read(

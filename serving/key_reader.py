@@ -3,26 +3,21 @@
 from functools import lru_cache
 from typing import Any
 
-from conf.contract import Contract
-from feature_repo.redis_layout import KeyWriter, LayoutError, decode_int64, hash_field, redis_key
+from conf.contract import LAST_SEEN, Contract
+from feature_repo.redis_layout import KeyWriter, LayoutError, decode_int64, encode_int64, hash_field, redis_key
 from serving.redis_link import command
 
 _NULL = float("nan")
 _SMALL = 4096
 
 
-def _encoded(number: int) -> bytes:
-    """A small integer as Feast writes it, the inverse of decode_int64."""
-    return bytes([0x20, number]) if number < 0x80 else bytes([0x20, number & 0x7F | 0x80, number >> 7])
-
-
 # nearly all counters of a request's keys are small: a look-up instead of a decoder's loop
-_KNOWN: dict[bytes | None, float] = {None: _NULL, b"": _NULL} | {_encoded(n): float(n) for n in range(_SMALL)}
+_KNOWN: dict[bytes | None, float] = {None: _NULL, b"": _NULL} | {encode_int64(n): float(n) for n in range(_SMALL)}
 
 
 def used_counters(contract: Contract) -> tuple[str, ...]:
     """The counters that features are made of, in the order of contract.counter_columns: all but the last-seen times."""
-    return tuple(name for name in contract.counter_columns if not name.endswith("_us"))
+    return tuple(name for name in contract.counter_columns if name not in LAST_SEEN)
 
 
 class KeyReader:

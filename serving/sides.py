@@ -11,7 +11,7 @@ from conf.contract import Contract
 from feature_repo.catalogue import Feature
 from feature_repo.vectorize import Fitted
 
-TIMES, LEVEL = ("hour_of_day", "day_of_week"), "level"
+TIMES = ("hour_of_day", "day_of_week")
 _MANY = range(4096)  # values of a category that are not worth a row of the scorer's each
 
 
@@ -25,7 +25,7 @@ class Part:
     @classmethod
     def of(cls, chosen: Sequence[tuple[int, Feature]]) -> "Part":
         """Of positions and features in any order."""
-        order = {"log_ratio": 0, "log_impressions": 1} | dict.fromkeys(TIMES, 2) | {LEVEL: 3}
+        order = {"log_ratio": 0, "log_impressions": 1} | dict.fromkeys(TIMES, 2) | {"level": 3}
         ordered = sorted(chosen, key=lambda one: order.get(one[1].kind, 4))
         return cls(tuple(f for _, f in ordered), tuple(p for p, _ in ordered))
 

@@ -1,7 +1,7 @@
 """The engine on Delta, Spark and a real Redis: it leaves there what Feast's own engine leaves, or what its settings say."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +11,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from conf.lease import lease
-from conf.redis_server import free_port, redis_server
+from conf.redis_server import free_port
 from feature_repo.redis_layout import hash_field, redis_key
-from tests.feature_repo.stores import EVERYTHING, HOUR, LOCAL, OURS, START, View, client_of, dumps, feast_store, move, write_table
+from tests.feature_repo.stores import EVERYTHING, HOUR, LOCAL, OURS, START, View, dumps, feast_store, move, write_table
 from tests.serving.parts import quiet
 
 FEATURES = {"n": "Int64", "small": "Int32", "ratio": "Float64", "share": "Float32", "yes": "Bool", "text": "String"}
@@ -24,19 +24,6 @@ VIEWS = (
     View("also_by_text", {"user": "String"}, {"m": "Int64"}),
 )
 SIMPLE = View("simple", {"user": "String"}, {"clicks": "Int64", "seen": "Int64"})
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    with redis_server(tmp_path / "redis") as address:
-        yield address
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[Any]:
-    client = client_of(address)
-    yield client
-    client.close()
 
 
 def random_rows(view: View, rng: random.Random) -> list[tuple[Any, ...]]:

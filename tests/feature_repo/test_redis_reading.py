@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from conf.contract import ALL_KEY, SCOPE
-from feature_repo.redis_layout import LayoutError, decode_int64, hash_field, redis_key
+from feature_repo.redis_layout import LayoutError, decode_int64, encode_int64, hash_field, redis_key
 from tests.serving.parts import quiet
 
 TEXT = st.text(max_size=40)
@@ -58,7 +58,9 @@ def test_a_hash_field_is_feast_s(feast: dict[str, Any], view: str, feature: str)
 @example(number=2**63 - 1)
 @example(number=-(2**63))
 def test_an_int64_is_read_as_feast_wrote_it(feast: dict[str, Any], number: int) -> None:
-    assert decode_int64(feast["Value"](int64_val=number).SerializeToString()) == number
+    written = feast["Value"](int64_val=number).SerializeToString()
+    assert decode_int64(written) == number
+    assert encode_int64(number) == written
 
 
 def test_absent_and_null_are_none(feast: dict[str, Any]) -> None:

@@ -1,9 +1,7 @@
 """What a worker does with its batches, on a real Redis: one that is full, gone or started anew, connections that break, pace."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -12,28 +10,14 @@ import pytest
 
 from conf.errors import DataError, UnavailableError
 from conf.redis_address import RedisAddress
-from conf.redis_server import free_port, redis_server
+from conf.redis_server import free_port
 from feature_repo.redis_layout import AT, ViewLayout, decode_int64, hash_field, redis_key
 from feature_repo.redis_wire import Wire
 from feature_repo.redis_writer import REDIS_KEY, Plan, Tally, remove_keys, scan_keys, write_rows
-from tests.feature_repo.stores import client_of
 
 LAYOUT = ViewLayout("demo", "v", (("user", "String"),), (("n", "Int64"),))
 HOUR_US = 3_600_000_000
 ROWS = 5_000
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    with redis_server(tmp_path / "redis") as address:
-        yield address
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[Any]:
-    client = client_of(address)
-    yield client
-    client.close()
 
 
 @pytest.fixture

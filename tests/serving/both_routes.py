@@ -10,7 +10,7 @@ import redis
 from starlette.testclient import TestClient
 
 from conf.contract import ALL_KEY, AS_OF, CLOCK, Contract
-from feature_repo.redis_layout import hash_field, redis_key
+from feature_repo.redis_layout import encode_int64, hash_field, redis_key
 from models.bundle import Bundle
 from models.merging import merge
 from models.ridge import Ridge
@@ -41,16 +41,6 @@ def exact_bundle(contract: Contract, *, ridge: bool = True) -> Bundle:
     return make_bundle(contract, trees=trees, ridge=part if ridge else None)
 
 
-def encoded(number: int) -> bytes:
-    """An int64 as Feast writes it."""
-    number &= 2**64 - 1
-    data = bytearray(b" ")
-    while number >= 0x80:
-        data.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*data, number])
-
-
 def fill(address: str, contract: Contract, counters: Entities) -> None:
     """Counters by key and canonical values, and the clock."""
     host, _, port = address.partition(":")
@@ -58,9 +48,9 @@ def fill(address: str, contract: Contract, counters: Entities) -> None:
         pipe: Any = client.pipeline(transaction=False)
         for (key, values), row in counters.items():
             entity = dict(zip(contract.counted_keys[key], values, strict=True))
-            fields = {hash_field(key, name): b"" if value is None else encoded(value) for name, value in row.items()}
+            fields = {hash_field(key, name): b"" if value is None else encode_int64(value) for name, value in row.items()}
             pipe.hset(redis_key(contract.name, entity), mapping=fields)
-        pipe.hset(redis_key(contract.name, {}), mapping={hash_field(CLOCK, AS_OF): encoded(microseconds(AS_OF_TIME))})
+        pipe.hset(redis_key(contract.name, {}), mapping={hash_field(CLOCK, AS_OF): encode_int64(microseconds(AS_OF_TIME))})
         pipe.execute()
 
 
