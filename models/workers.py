@@ -4,25 +4,22 @@
 them anew; here the rows are copied once, and whatever a worker does with them is plain NumPy and XGBoost (docs/adr).
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 from py4j.protocol import Py4JJavaError
-from pyspark import BarrierTaskContext
+from pyspark import cloudpickle
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
-from models.lean import xgb
+from models.joined import joined
 from models.shards import Shard, read_shard
 
 log = logging.getLogger("clickodds")
 
 ATTEMPTS = 4
-PATIENCE_S = 300  # that a worker waits for another at one step of theirs
 _RESULT = "name string, value binary"
 
 Task = Callable[[Shard], Mapping[str, bytes]]
@@ -35,12 +32,15 @@ def on_workers(shards: DataFrame, num_workers: int, threads: int, width: int, ta
     ends all: the others notice at once where its connections close, after PATIENCE_S where it is silent. The whole is tried
     again, ATTEMPTS times in all, and a task that keeps what it has done goes on from there.
     """
+    packed = cloudpickle.dumps((joined, task))  # as Spark would; by hand, so that a worker imports XGBoost while its rows come in
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        shard = read_shard(batches, width)
-        # Spark sets OMP_NUM_THREADS to a task's cores, which are one, and XGBoost takes no more than that
-        with xgb.config_context(nthread=threads), _joined(num_workers) as rank:
-            found = task(shard)
+        with ThreadPoolExecutor(1) as beside:
+            loading = beside.submit(cloudpickle.loads, packed)
+            shard = read_shard(batches, width)
+        join, work = loading.result()
+        with join(num_workers, threads) as rank:
+            found = work(shard)
         if rank == 0:
             yield pa.RecordBatch.from_pydict({"name": list(found), "value": list(found.values())})
 
@@ -53,25 +53,6 @@ def on_workers(shards: DataFrame, num_workers: int, threads: int, width: int, ta
                 raise
             log.warning("train: a worker was lost, attempt %d of %d", attempt + 1, ATTEMPTS)
     raise AssertionError
-
-
-@contextmanager
-def _joined(num_workers: int) -> Iterator[int]:
-    """This worker's rank among those of the stage."""
-    if num_workers == 1:
-        yield 0
-        return
-    context = BarrierTaskContext.get()
-    said = ""
-    if context.partitionId() == 0:
-        host = context.getTaskInfos()[0].address.rsplit(":", 1)[0]
-        tracker = xgb.tracker.RabitTracker(n_workers=num_workers, host_ip=host, sortby="task")
-        tracker.start()
-        Thread(target=tracker.wait_for, daemon=True).start()
-        said = json.dumps(tracker.worker_args())
-    place = json.loads(context.allGather(said)[0])
-    with xgb.collective.CommunicatorContext(**place, dmlc_task_id=f"{context.partitionId():06}", dmlc_timeout=PATIENCE_S):
-        yield int(xgb.collective.get_rank())
 
 
 # what Spark says of a lost executor, and the others' XGBoost, often sooner, of the connection to it
