@@ -51,7 +51,8 @@ def recalibrate(context: Context, args: argparse.Namespace) -> Mapping[str, int]
         raise DataError(f"training set: no rows after {seen_until}, which the champion's trees have seen; expected newer ones")
     rows = rows.where(F.col(EVENT_TIMESTAMP) >= F.lit(newest - timedelta(hours=args.hours)))
     split = time_split(rows)
-    slices = scored_slices(rows, bundle, [split.earlier.from_us, *split.cuts, split.test.until_us])
+    cuts = [split.earlier.from_us, *split.cuts, split.test.until_us]
+    slices = scored_slices(rows, bundle, cuts, contract.sampling.negatives)
     chosen = choose_calibrator(slices[:-1], instead_of=bundle.calibrator)
     counts = {"rows": split.everything.rows, "clicks": split.everything.clicks}
     if chosen == bundle.calibrator:

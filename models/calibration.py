@@ -65,16 +65,33 @@ class Calibrator:
 
 @dataclass(frozen=True)
 class Scored:
-    """A worker's rows of a later slice: margins of a model that has not seen them, labels, weights. Shapes (rows,)."""
+    """A worker's rows of a later slice: margins of a model that has not seen them, labels, counts. Shapes (rows,).
+
+    counts: how many training rows each one is. negatives: the share of the rows without a click that those are. The margins are
+    of all rows; among those kept, log odds are higher by -log(negatives), and that is where likelihoods are taken: a row that
+    stood for twenty would count as evidence twenty times (Prentice and Pyke 1979).
+    """
 
     margins: Float64
     labels: npt.NDArray[np.int8]
-    weights: Float64
+    counts: Float64
+    negatives: float = 1.0
 
     @classmethod
     def joined(cls, slices: Sequence[Self]) -> Self:
-        """All rows of all slices."""
-        return cls(*(np.concatenate(column) for column in zip(*(vars(part).values() for part in slices), strict=True)))
+        """All rows of all slices, which have one share of negatives."""
+        columns = ("margins", "labels", "counts")
+        return cls(*(np.concatenate([getattr(part, name) for part in slices]) for name in columns), slices[0].negatives)
+
+    @property
+    def weights(self) -> Float64:
+        """How many rows each one stands for, of all."""
+        return np.where(self.labels == 1, self.counts, self.counts / self.negatives)
+
+    @property
+    def clicks(self) -> float:
+        """Of all workers' rows."""
+        return float(total(np.array([float(self.counts @ self.labels)]))[0])
 
 
 def choose_calibrator(slices: Sequence[Scored], instead_of: Calibrator = Calibrator()) -> Calibrator:
@@ -86,12 +103,11 @@ def choose_calibrator(slices: Sequence[Scored], instead_of: Calibrator = Calibra
     if len(slices) < 2:
         return instead_of
     before, last = Scored.joined(slices[:-1]), slices[-1]
-    clicks = float(total(np.array([float(before.weights @ before.labels)]))[0])
     base = _loss(instead_of, last)
     best: Kind = "none"
     won = 0.0
     for kind, least in LEAST_CLICKS.items():
-        if clicks >= least:
+        if before.clicks >= least:
             fitted = fit_calibrator(kind, before)
             asked = SHIFT_GAIN if kind == "shift" else GAIN * (PARAMETERS.get(kind) or len(fitted.at))
             gain = base - _loss(fitted, last) - asked
@@ -107,14 +123,15 @@ def fit_calibrator(kind: Kind, rows: Scored) -> Calibrator:
     if kind == "isotonic":
         return _isotonic(rows)
     design = _design(kind, rows.margins)
+    sampled = np.log(rows.negatives)
     free = {"shift": [1], "platt": [0, 1], "beta": [0, 1, 2]}[kind]
     weights = np.array(_weights(kind, ()))
     penalty = 1 / SHIFT_SPREAD**2 if kind == "shift" else 1e-9
     start = weights.copy()
     for _ in range(_ITERATIONS):
-        p = 1 / (1 + np.exp(-design @ weights))
-        gradient = design[:, free].T @ (rows.weights * (p - rows.labels))
-        hessian = design[:, free].T @ (design[:, free] * (rows.weights * p * (1 - p))[:, None])
+        p = 1 / (1 + np.exp(sampled - design @ weights))
+        gradient = design[:, free].T @ (rows.counts * (p - rows.labels))
+        hessian = design[:, free].T @ (design[:, free] * (rows.counts * p * (1 - p))[:, None])
         summed = total(np.vstack([gradient, hessian]))
         step = np.linalg.solve(summed[1:] + penalty * np.eye(len(free)), summed[0] + penalty * (weights - start)[free])
         weights[free] -= np.clip(step, -1.0, 1.0)
@@ -166,5 +183,5 @@ def _isotonic(rows: Scored) -> Calibrator:
 
 def _loss(calibrator: Calibrator, rows: Scored) -> float:
     """Nats, all workers' rows."""
-    margins = calibrator.log_odds(rows.margins)
-    return float(total(np.array([np.sum(rows.weights * (np.logaddexp(0.0, margins) - rows.labels * margins))]))[0])
+    margins = calibrator.log_odds(rows.margins) - np.log(rows.negatives)
+    return float(total(np.array([np.sum(rows.counts * (np.logaddexp(0.0, margins) - rows.labels * margins))]))[0])

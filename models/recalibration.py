@@ -21,10 +21,11 @@ _BINS = 1 << 15
 _WIDTH = 2 * FARTHEST / _BINS
 
 
-def scored_slices(rows: DataFrame, bundle: Bundle, cuts: Sequence[int]) -> list[Scored]:
+def scored_slices(rows: DataFrame, bundle: Bundle, cuts: Sequence[int], negatives: float) -> list[Scored]:
     """Uncalibrated margins of the rows between each two cuts (event times, microseconds), oldest first. One Spark job.
 
-    Each bin is two rows, one clicked and one not, of the weights of those that fell into it.
+    Each bin is two rows, one clicked and one not, that count as many as fell into it. negatives: the share of the rows without a
+    click that were kept.
     """
     edges = np.asarray(cuts, dtype=np.int64)
 
@@ -45,8 +46,9 @@ def scored_slices(rows: DataFrame, bundle: Bundle, cuts: Sequence[int]) -> list[
     table = binned.groupBy(*cell).agg(F.sum("weight").alias("weight")).orderBy(*cell).toArrow()
     place, bins, labels, weights = (np.asarray(table[name].to_numpy()) for name in (*cell, "weight"))
     margins = (bins + 0.5) * _WIDTH - FARTHEST
+    counts = weights * UNIT * np.where(labels == 1, 1.0, negatives)
     return [
-        Scored(margins[here], labels[here].astype(np.int8), weights[here] * UNIT)
+        Scored(margins[here], labels[here].astype(np.int8), counts[here], negatives)
         for here in (place == n for n in range(len(cuts) - 1))
     ]
 

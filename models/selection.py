@@ -78,8 +78,8 @@ def choose(
     losses = {chosen: _logloss(margins, labels) for chosen, margins in scored.items()}
     preset, strength = min(losses, key=lambda chosen: losses[chosen])
     margins = scored[preset, strength] + np.log(negatives)
-    weights = np.where(labels == 1, 1.0, 1 / negatives)
-    slices = [Scored(margins[rows], labels[rows], weights[rows]) for rows in (number == n for n in range(len(folds)))]
+    parts = [number == n for n in range(len(folds))]
+    slices = [Scored(margins[rows], labels[rows], np.ones(rows.sum()), negatives) for rows in parts]
     calibrator = choose_calibrator(slices)
     said = {f"{name}{f' + ridge {strength:g}' if strength else ''}": loss for (name, strength), loss in losses.items()}
     return Choice(preset, max(1, round(REFIT_ROUNDS * rounds[preset])), strength, calibrator, len(folds), said)

@@ -61,12 +61,28 @@ def test_a_falling_calibrator_is_none() -> None:
     assert fit_calibrator("platt", scored(50_000, 5, slope=-0.5)).kind == "none"
 
 
-def test_weights_stand_for_rows() -> None:
-    rows = scored(60_000, 6, shift=0.4)
-    kept = (rows.labels == 1) | (np.random.default_rng(0).uniform(size=len(rows.labels)) < 0.25)
-    weights = np.where(rows.labels == 1, 1.0, 4.0)[kept]
-    found = fit_calibrator("shift", Scored(rows.margins[kept], rows.labels[kept], weights))
-    assert found.parameters[0] == pytest.approx(fit_calibrator("shift", rows).parameters[0], abs=0.03)
+def with_few_negatives(rows: Scored, negatives: float) -> Scored:
+    """The rows with so many of those without a click."""
+    kept = (rows.labels == 1) | (np.random.default_rng(0).uniform(size=len(rows.labels)) < negatives)
+    return Scored(rows.margins[kept], rows.labels[kept], rows.counts[kept], negatives)
+
+
+@pytest.mark.parametrize("kind", ["shift", "platt", "beta", "isotonic"])
+def test_dropped_negatives_leave_a_calibrator_of_all_rows(kind: Kind) -> None:
+    rows = scored(200_000, 6, shift=0.4)
+    found = fit_calibrator(kind, with_few_negatives(rows, 0.25))
+    assert found.probabilities(rows.margins).sum() == pytest.approx(rows.labels.sum(), rel=0.03)
+    whole = fit_calibrator(kind, rows)
+    margins = np.linspace(-4.0, -1.0, 10)
+    assert found.log_odds(margins) == pytest.approx(whole.log_odds(margins), abs=0.15)
+
+
+def test_a_row_that_stands_for_twenty_is_evidence_of_one() -> None:
+    taken = 0
+    for seed in range(40):
+        slices = [with_few_negatives(scored(12_000, 100 * seed + part), 0.05) for part in range(3)]
+        taken += choose_calibrator(slices).kind != "none"
+    assert taken <= 6, "a calibrated model needs none, however few negatives were kept"
 
 
 def test_the_one_that_wins_on_the_last_slice_is_chosen() -> None:
