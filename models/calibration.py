@@ -80,8 +80,9 @@ class Scored:
     @classmethod
     def joined(cls, slices: Sequence[Self]) -> Self:
         """All rows of all slices, which have one share of negatives."""
-        columns = ("margins", "labels", "counts")
-        return cls(*(np.concatenate([getattr(part, name) for part in slices]) for name in columns), slices[0].negatives)
+        columns = zip(*((part.margins, part.labels, part.counts) for part in slices), strict=True)
+        margins, labels, counts = (np.concatenate(column) for column in columns)
+        return cls(margins, labels, counts, slices[0].negatives)
 
     @property
     def weights(self) -> Float64:

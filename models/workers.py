@@ -32,7 +32,8 @@ def on_workers(shards: DataFrame, num_workers: int, threads: int, width: int, ta
     ends all: the others notice at once where its connections close, after PATIENCE_S where it is silent. The whole is tried
     again, ATTEMPTS times in all, and a task that keeps what it has done goes on from there.
     """
-    packed = cloudpickle.dumps((joined, task))  # as Spark would; by hand, so that a worker imports XGBoost while its rows come in
+    # as Spark would do it; by hand, so that a worker imports XGBoost while its rows come in
+    packed = cloudpickle.dumps((joined, task))  # type: ignore[no-untyped-call]
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         with ThreadPoolExecutor(1) as beside:
