@@ -8,6 +8,8 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from bench.measure import Cost, cost
 from conf.settings import load_settings
-from models.boosting import boost, matrix_of, parameters_of
+from models.boosting import Kept, boost, matrix_of, parameters_of
 from models.lean import xgb
 from models.shards import SCHEMA, Shard, shard_columns
 from models.workers import on_workers
@@ -34,11 +36,13 @@ def main() -> int:
 
 
 def _ours(rows: int, workers: int, threads: int, rounds: int) -> dict[str, float]:
-    """The workers' stage on rows that lie in Spark's memory, as `sharded` gives them."""
+    """The workers' stage on rows that lie in Spark's memory, as `sharded` gives them; segments are kept, as ever."""
     preset = load_settings().train.presets[PRESET]
 
     def task(shard: Shard) -> Mapping[str, bytes]:
-        return {"trees": bytes(boost(shard, preset, rounds=rounds, seed=0, threads=threads).save_raw("ubj"))}
+        with TemporaryDirectory() as segments:
+            kept = Kept(Path(segments), "bench")
+            return {"trees": bytes(boost(shard, preset, rounds=rounds, seed=0, threads=threads, kept=kept).save_raw("ubj"))}
 
     memory_gb = math.ceil(2 + 4 * rows / 10**7)  # the rows lie in the part of it that Spark caches in
     session = SparkSession.builder.appName("bench train").master(f"local[{max(2, workers)}]")

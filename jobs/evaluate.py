@@ -30,11 +30,12 @@ def evaluate(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     """Write and keep the evaluation; counts of days, rows and clicks. Raises DataError, see the module."""
     contract, settings = context.contract, context.settings
     warehouse = context.warehouse
-    rows = warehouse.read("training_set")
+    version = warehouse.version("training_set")
+    rows = warehouse.read_as_of("training_set", version)
     parts = warehouse.spark.read.option("pathGlobFilter", "*.parquet")  # jobs/simulate.py puts its books beside them
     truth = parts.parquet(args.truth).select("impression_id", "probability") if args.truth else None
     found = evaluate_days(rows, contract, settings.train, days=args.days, truth=truth)
-    found |= {"training_set": warehouse.version("training_set"), "contract": contract.name, "contract_hash": contract.hash}
+    found |= {"training_set": version, "contract": contract.name, "contract_hash": contract.hash}
     folder = settings.state / "evaluation" / contract.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JSON).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -45,7 +45,8 @@ def recalibrate(context: Context, args: argparse.Namespace) -> Mapping[str, int]
         raise BundleError(f"{contract.name}: found no champion with trees, expected one: run jobs/train.py and jobs/promote.py")
     bundle = champion.bundle
     seen_until = datetime.fromisoformat(bundle.metrics["trees_until"])
-    rows = context.warehouse.read_now("training_set").where(F.col(EVENT_TIMESTAMP) >= F.lit(seen_until))
+    version = context.warehouse.version("training_set")
+    rows = context.warehouse.read_as_of("training_set", version).where(F.col(EVENT_TIMESTAMP) >= F.lit(seen_until))
     newest = rows.agg(F.max(EVENT_TIMESTAMP)).collect()[0][0]
     if newest is None:
         raise DataError(f"training set: no rows after {seen_until}, which the champion's trees have seen; expected newer ones")
@@ -64,7 +65,7 @@ def recalibrate(context: Context, args: argparse.Namespace) -> Mapping[str, int]
     made = replace(bundle, calibrator=calibrator, metrics=_metrics(bundle, judged, split, test))
     made = made.with_golden(golden_rows(test, contract))
     log.info("recalibrate: %s %s", made.calibrator.kind, ", ".join(f"{value:+.4f}" for value in made.calibrator.parameters))
-    return {**counts, "version": _register(context, made, judged)}
+    return {**counts, "version": _register(context, made, judged, version)}
 
 
 def _metrics(bundle: Bundle, judged: Bundle, split: Split, test: DataFrame) -> dict[str, Any]:
@@ -72,11 +73,10 @@ def _metrics(bundle: Bundle, judged: Bundle, split: Split, test: DataFrame) -> d
     return {**bundle.metrics, "test": found, "split": split.described(), "recalibrated": bundle.identity, "slices": []}
 
 
-def _register(context: Context, made: Bundle, judged: Bundle) -> int:
+def _register(context: Context, made: Bundle, judged: Bundle, training_set: int) -> int:
     contract, settings = context.contract, context.settings
     recipe = {"recalibrated": made.metrics["recalibrated"], "calibrator": made.calibrator.kind}
-    versions = {"training_set": context.warehouse.version("training_set")}
-    origin = provenance(ROOT, contract, versions, recipe)
+    origin = provenance(ROOT, contract, {"training_set": training_set}, recipe)
     with tempfile.TemporaryDirectory() as folder:
         save_bundle(made, Path(folder) / BUNDLE, origin)
         save_bundle(judged, Path(folder) / JUDGED, origin)

@@ -53,7 +53,7 @@ def train(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
 def _train(context: Context, args: argparse.Namespace, kept: Path) -> Mapping[str, int]:
     contract, settings = context.contract, context.settings
     versions = _versions(context.warehouse)
-    rows = context.warehouse.read_now("training_set")
+    rows = context.warehouse.read_as_of("training_set", versions["training_set"])
     start = None
     if getattr(args, "warm_start", False):
         start = _champion(context)

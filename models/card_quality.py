@@ -119,7 +119,7 @@ def slices(facts: Facts) -> list[Block]:
     """All but those of the score, which reliability shows, and of personal columns."""
     found = [of for of in _slices(facts) if of.slice not in ({"score"} | facts.contract.personal)]
     marked = [of for of in found if not of.calibrated(LOW, HIGH)]
-    sure = [of for of in marked if of.clicks >= LARGE]
+    sure = [of for of in marked if of.large(LARGE)]
     rows: list[list[Cell]] = []
     for name in sorted({of.slice for of in found}, key=lambda name: (name != "all", name)):
         largest = sorted((of for of in found if of.slice == name), key=lambda of: (-of.share, of.value))[:_SHOWN]
@@ -132,8 +132,8 @@ def slices(facts: Facts) -> list[Block]:
             )  # fmt: skip
     told = (
         f"Marked are slices whose calibration ratio is out of {LOW} to {HIGH} with an interval that leaves out 1: {len(sure)} of "
-        f"{sum(of.clicks >= LARGE for of in found)} with {LARGE} clicks and more, and {len(marked) - len(sure)} of "
-        f"{sum(of.clicks < LARGE for of in found)} with fewer, where intervals are rough and some marks are luck."
+        f"{sum(of.large(LARGE) for of in found)} with {LARGE} clicks or as many promised, and {len(marked) - len(sure)} of "
+        f"{sum(not of.large(LARGE) for of in found)} with fewer, where intervals are rough and some marks are luck."
     )
     shown = (
         f"Of each slice the {_SHOWN} values with most impressions are shown, and every marked one of the first kind; all are in "
@@ -146,7 +146,7 @@ def slices(facts: Facts) -> list[Block]:
 
 def _judged(of: Quality) -> str:
     said = "promises too much" if of.ratio > 1 else "promises too little"
-    return said + (", few clicks" if of.clicks < LARGE else "")
+    return said + ("" if of.large(LARGE) else ", few clicks")
 
 
 def _slices(facts: Facts) -> list[Quality]:

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from conf.contract import Contract
 from models.intervals import GROUPS, Sums, interval, ratio_interval, ratio_of
-from models.slicing import Slicer, slices
+from models.slicing import VALUES, Cells, Slicer, in_tenths, slices
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -62,7 +62,7 @@ class Quality:
 
 def slice_sums(
     rows: DataFrame, answers: Mapping[str, Answer], contract: Contract, values: dict[str, tuple[str, ...]], by: Slicer = slices
-) -> dict[tuple[str, str], dict[str, Float64]]:
+) -> Cells:
     """(slice, value) -> name -> (groups,) sums: rows, clicks, w, wy, and of each answer `p NAME` and `loss NAME`. One Spark job.
 
     answers: OURS among them. rows: raw values with label, weight and impression_id. values, by: see models/slicing.py.
@@ -90,13 +90,13 @@ def slice_sums(
     grouped = rows.transform(with_user_group(contract))
     summed = grouped.mapInArrow(batches, schema).groupBy("slice", "value", GROUP).agg(*(F.sum(p).alias(p) for p in places))
     table = summed.toArrow()
-    found: dict[tuple[str, str], dict[str, Float64]] = {}
+    found: Cells = {}
     numbers = [np.asarray(table[place].to_numpy(), dtype=np.float64) for place in places]
     for n, (name, value, group) in enumerate(zip(*(table[c].to_pylist() for c in ("slice", "value", GROUP)), strict=True)):
         cell = found.setdefault((name, value), {of: np.zeros(GROUPS) for of in names})
         for of, column in zip(names, numbers, strict=True):
             cell[of][group] = column[n] * (1 if of in ("rows", "clicks") else UNIT)
-    return dict(sorted(found.items()))
+    return dict(sorted(in_tenths(found).items()))
 
 
 def with_user_group(contract: Contract) -> Callable[[DataFrame], DataFrame]:
@@ -154,6 +154,6 @@ def frequent(rows: DataFrame, contract: Contract) -> dict[str, tuple[str, ...]]:
     found = {}
     for column in contract.slices:
         counted = rows.where(F.col(column).isNotNull()).groupBy(F.col(column).cast("string").alias("value")).count()
-        top = counted.orderBy(F.desc("count"), "value").limit(50).collect()
+        top = counted.orderBy(F.desc("count"), "value").limit(VALUES).collect()
         found[column] = tuple(row["value"] for row in top)
     return found

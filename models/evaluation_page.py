@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.blocks import Block, Heading, Table, Text, to_html, to_markdown
-from models.evaluation import LARGE
+from models.evaluation import LARGE, Quality
 
 _TRUE, _ORDER = ("ne", "calibration_ratio", "ece"), ("auc", "gauc", "average_precision", "lift")
 _LOW, _HIGH = 0.9, 1.1
@@ -53,14 +53,16 @@ def _chosen(day: Mapping[str, Any]) -> str:
 
 
 def _slices(found: Mapping[str, Any]) -> list[Block]:
-    rows = []
-    for of in found["slices"]:
-        if of["clicks"] >= LARGE:
-            low, high = of["ratio_interval"]
-            off = "" if _LOW <= of["ratio"] <= _HIGH or low <= 1 <= high else "off"
-            ratio = _span((of["ratio"], low, high), 3)
-            rows.append([of["slice"], of["value"], of["share"], f"{of['clicks']:,}", f"{of['ne']:.3f}", ratio, off])
-    told = f"All days together, slices of {LARGE} clicks and more. Off: beyond {_LOW} to {_HIGH}, and the interval leaves out 1."
+    rows: list[list[str | float | None]] = []
+    for of in (Quality(**slice_) for slice_ in found["slices"]):
+        if of.large(LARGE):
+            off = "" if of.calibrated(_LOW, _HIGH) else "off"
+            ratio = _span((of.ratio, *of.ratio_interval), 3)
+            rows.append([of.slice, of.value, of.share, f"{of.clicks:,}", f"{of.ne:.3f}", ratio, off])
+    told = (
+        f"All days together, slices of {LARGE} clicks, or as many promised. Off: beyond {_LOW} to {_HIGH}, and the interval "
+        "leaves out 1. Scores are in tenths of the impressions, the lowest first."
+    )
     head = ["slice", "value", "%share of impressions", "!clicks", "!NE", "!calibration ratio", "off"]
     return [Heading("By slice"), Table(head, rows), Text(told)]
 

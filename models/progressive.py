@@ -23,9 +23,10 @@ from models.bundle import Bundle
 from models.costs import costs
 from models.evaluation import CONSTANT, OURS, Answer, constant, frequent, qualities, slice_sums
 from models.intervals import Sums, interval, ratio_interval, ratio_of
+from models.level import level_of
 from models.ranking import Ranked, gain, gauc, order_figures, ranked
 from models.selection import Choice
-from models.slicing import DAY_US, days_since, undivided
+from models.slicing import DAY_US, Cells, days_since, undivided
 from models.split import Split, time_split, utc
 from models.training import fit_part
 
@@ -37,7 +38,6 @@ _ALL = ("all", "all")
 _TRUTH = "truth"
 
 Figure = tuple[float, float, float]  # value, low and high of its interval
-Cells = dict[tuple[str, str], dict[str, npt.NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,10 @@ def _variants(rows: DataFrame, day: _Day, contract: Contract, recipe: Train) -> 
 
 
 def _withheld(day: _Day, contract: Contract) -> list[dict[str, Any]]:
-    """Calibration of the last day's answers with each key's features missing, and with all keys'."""
-    groups = {name: at for name, at in feature_groups(day.bundle.fitted.features).items() if name in contract.keys}
-    groups["all keys"] = tuple(n for columns in groups.values() for n in columns)
+    """Calibration of the last day's answers with each key's features missing, and with all keys' and the level: an outage."""
+    features = day.bundle.fitted.features
+    groups = {name: at for name, at in feature_groups(features).items() if name in contract.keys}
+    groups["all keys"] = (*(n for columns in groups.values() for n in columns), *level_of(features))
     named = {f"without {name}": withheld(day.bundle, columns) for name, columns in groups.items()}
     answers = {**_answers(day.bundle, day.rows), **named}
     sums = slice_sums(day.rows, answers, contract, {}, by=undivided)[_ALL]

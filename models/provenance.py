@@ -9,6 +9,8 @@ from typing import Any
 
 from conf.contract import Contract
 
+_ROOMS = ("conf", "feature_repo", "models")
+
 
 def provenance(root: Path, contract: Contract, table_versions: Mapping[str, int], recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest and the run say. root: the repository's. table_versions: table name -> Delta version at training."""
@@ -16,10 +18,19 @@ def provenance(root: Path, contract: Contract, table_versions: Mapping[str, int]
         "contract": contract.name,
         "contract_hash": contract.hash,
         "commit": _commit(root),
+        "code_sha256": _code_sha256(root),
         "lock_sha256": _sha256(root / "requirements.lock"),
         "tables": dict(table_versions),
         "recipe": dict(recipe),
     }
+
+
+def _code_sha256(root: Path) -> str:
+    """Of all code that a model depends on: what was changed since the commit, too."""
+    digest = hashlib.sha256()
+    for path in sorted(path for room in _ROOMS for path in (root / room).rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str | None:

@@ -80,8 +80,8 @@ class Ridge:
 def fit_ridge(vectors: Float32, labels: npt.NDArray[np.int8], columns: Sequence[int], strengths: Sequence[float]) -> list[Ridge]:
     """A regression for each C of `strengths` (inverse penalty, as scikit-learn has it), on the rows of all workers.
 
-    Newton's method; sums over rows are of doubles, added in the rows' order. Missing values are the mean, and an indicator. Both
-    labels must be there.
+    Newton's method; sums over rows are of doubles, in an order that a machine's BLAS fixes. Missing values are the mean, and an
+    indicator. Both labels must be there.
     """
     means, scales = _moments(vectors, columns)
     sums = np.array([len(labels), labels.sum()], dtype=np.float64)

@@ -18,10 +18,12 @@ DAY_US = 86_400_000_000
 SCORE = "score"
 VALUES = 50  # of one slice column, the most frequent training values; all others are "other"
 _HISTORY = (0, 1, 10, 100, 1_000)  # impressions within the longest window, from each number on
-_SCORES = 64  # bins over the score, from which deciles are cut
+_SCORES = 128  # bins over the score, of which `in_tenths` makes ten
+_TENTHS = 10
 
 Values = dict[str, tuple[str, ...]]  # slice column -> its values by falling frequency
 Slice = tuple[str, list[str], Int64]  # its name, its values, and of each row the value's position
+Cells = dict[tuple[str, str], dict[str, Float64]]  # (slice, value) -> name -> (groups,) sums
 Slicer = Callable[[pa.RecordBatch, Float64, Contract, Values], Iterator[Slice]]
 
 
@@ -44,6 +46,20 @@ def slices(raw: pa.RecordBatch, scores: Float64, contract: Contract, values: Val
     log_odds = np.log(scores) - np.log1p(-scores)
     bins = np.clip(((log_odds + 8) * (_SCORES / 12)).astype(np.int64), 0, _SCORES - 1)
     yield SCORE, [f"{at / (_SCORES / 12) - 8:+.2f}" for at in range(_SCORES)], bins
+
+
+def in_tenths(cells: Cells) -> Cells:
+    """The cells with the score's bins joined to tenths of the rows, as nearly as bins allow; "01" has the lowest scores."""
+    bins = sorted((of for of in cells if of[0] == SCORE), key=lambda of: float(of[1]))
+    joined = {of: sums for of, sums in cells.items() if of[0] != SCORE}
+    rows = np.array([cells[of]["rows"].sum() for of in bins])
+    middles = (np.cumsum(rows) - rows / 2) / max(rows.sum(), 1.0)
+    for of, middle in zip(bins, middles, strict=True):
+        nothing = {name: np.zeros_like(sums) for name, sums in cells[of].items()}
+        tenth = joined.setdefault((SCORE, f"{int(middle * _TENTHS) + 1:02}"), nothing)
+        for name, sums in cells[of].items():
+            tenth[name] = tenth[name] + sums
+    return joined
 
 
 def undivided(raw: pa.RecordBatch, scores: Float64, contract: Contract, values: Values) -> Iterator[Slice]:

@@ -86,7 +86,8 @@ def fit_rival(
 ) -> Bundle | None:
     """The champion's recipe fitted to the rows before a time.
 
-    Of prior rates, those of the rows before. None where the champion has no recipe, or one of another release.
+    Of prior rates, those of the rows before. A calibrator that was fitted later has seen what the rival is judged on, and stays
+    out. None where the champion has no recipe, or one of another release.
     """
     earlier = time_split(rows, until).earlier
     if champion.kind == "prior":
@@ -98,7 +99,7 @@ def fit_rival(
         return None
     if choice.preset not in recipe.presets:
         return None
-    if "recalibrated" in champion.metrics:
+    if "recalibrated" in champion.metrics and datetime.fromisoformat(champion.metrics["split"]["test"]["until"]) <= until:
         choice = replace(choice, calibrator=champion.calibrator)
     rival, _ = fit_part(rows, earlier, choice, contract, recipe, id_key_fingerprint)
     return rival

@@ -14,6 +14,7 @@ from pyspark import cloudpickle
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
+from models.hiding import hidden
 from models.joined import joined
 from models.shards import Shard, read_shard
 
@@ -36,7 +37,7 @@ def on_workers(shards: DataFrame, num_workers: int, threads: int, width: int, ta
     packed = cloudpickle.dumps((joined, task))  # type: ignore[no-untyped-call]
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with ThreadPoolExecutor(1) as beside:
+        with hidden(), ThreadPoolExecutor(1) as beside:  # of both threads: PyArrow looks for pandas at its first rows
             loading = beside.submit(cloudpickle.loads, packed)
             shard = read_shard(batches, width)
         join, work = loading.result()

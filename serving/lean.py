@@ -4,7 +4,7 @@ PyArrow looks for pandas at its first array and remembers. Serving needs neither
 of seven and is 100 MB smaller. tests/serving/test_serving_process.py holds the server to it.
 """
 
-from models.lean import hidden
+from models.hiding import hidden
 
 with hidden():
     import pyarrow as pa

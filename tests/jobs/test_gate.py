@@ -183,6 +183,7 @@ def test_one_that_is_broken_in_a_single_slice(installed: Installation) -> None:
     clicked = pc.and_(pc.equal(installed.table["label"], 1), pc.invert(pc.and_(broken, pa.array(noisy))))
     said = refused(installed, *installed.trained(with_labels(installed.table, clicked)))
     assert "in placement_id placement_id-1" in said
+    assert "overall" not in said, "good overall"
 
 
 @pytest.mark.parametrize(("who", "by"), [("both", 1.2), ("the one that would serve", 1.21)])

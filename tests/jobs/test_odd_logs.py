@@ -77,6 +77,8 @@ def test_twenty_clicks_make_a_model_that_is_no_worse_than_none_and_figures_that_
     assert sum(made.bundle.metrics["split"][part]["clicks"] for part in ("earlier", "test")) == 20
     low, high = made.test["difference"]
     assert low < 0 < high, "no worse than the constant, and not surely better"
+    assert made.test["ne"] < 1.05
+    assert answers(made.bundle, rows).sum() == pytest.approx(20, rel=0.25), "as many clicks as there were"
     (overall,) = (part for part in made.bundle.metrics["slices"] if part["slice"] == "all")
     assert overall["ratio_interval"][1] - overall["ratio_interval"][0] > 0.5
     assert made.bundle.calibrator.kind == "none"

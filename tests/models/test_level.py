@@ -9,7 +9,7 @@ from models.level import FOLLOWED, level_of, level_term
 from models.masking import Masks, masked
 from models.shards import Shard
 from tests.small_models import small_bundle
-from tests.training_rows import training_table
+from tests.training_rows import DAY_US, training_table
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,8 @@ def test_the_mean_is_that_of_the_whole_rows() -> None:
     shard = Shard(vectors, np.array([0, 1, 0], np.int8), np.zeros(3, np.int64), np.zeros(3, np.uint64))
     assert level_term(shard, (1,)).means == (-2.5,)
     assert level_term(shard.where(np.isnan(vectors[:, 1])), (1,)).log_odds(vectors).tolist() == [0.0, 0.0, 0.0], "never known"
+    newest = Shard(vectors, shard.labels, np.array([0, 0, 2 * DAY_US]), shard.draws)
+    assert level_term(newest, (1,)).log_odds(vectors)[1] == FOLLOWED * 0.5, "where it is missing, that of the newest day"
     assert level_term(shard, ()).log_odds(vectors).tolist() == [0.0, 0.0, 0.0], "a bundle without a level"
     hidden = masked(shard, Masks(0.0, {}, hidden=(1,)))
     assert np.isnan(hidden.vectors[:, 1]).all()

@@ -61,9 +61,13 @@ def test_two_workers_know_all_rows_and_end_in_the_same_bytes_again(
     assert trained(rows.orderBy("label").repartition(3), fitted, 2) == once, "however the rows lie"
 
 
-def test_a_task_that_fails_by_itself_is_not_tried_again(rows: DataFrame, fitted: Fitted) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_task_that_fails_by_itself_is_not_tried_again(
+    rows: DataFrame, fitted: Fitted, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
     def task(shard: Shard) -> Mapping[str, bytes]:
-        raise ValueError(f"{len(shard)} rows are too few")
+        raise ValueError(f"{total(np.array([float(len(shard))]))[0]:.0f} rows are too few")
 
     with pytest.raises(Exception, match="3000 rows are too few"):
-        on_workers(sharded(rows, fitted, 1), 1, 1, len(fitted.names), task)
+        on_workers(sharded(rows, fitted, workers), workers, 1, len(fitted.names), task)
+    assert "a worker was lost" not in caplog.text
