@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from serving.request_plan import Plan, Planner
 from serving.residents import Residents
 from serving.sides import TIMES, Part, split
 from serving.vectors import PartVectors
+
+if TYPE_CHECKING:
+    from serving.known_candidates import KnownCandidates
+    from serving.scorer import Rows
 
 _QUARTER_HOUR_US = 900_000_000  # hour and day are the same for so long, in every zone
 _QUARTERS = 10_000
@@ -64,6 +68,15 @@ class Engine:
     async def start(self) -> None:
         """Make the candidates' rows; afterwards they follow the residents."""
         await self._rows.start()
+
+    @property
+    def known(self) -> "KnownCandidates | None":
+        """See CandidateRows.known."""
+        return self._rows.known
+
+    def rows_of(self, plan: Plan) -> "Rows | None":
+        """(parts, candidates) rows of a plan's candidates; None where one was not in memory when the plan was made."""
+        return None if any(found.asked for found in plan.residents) else self._rows.rows(plan, None, True)
 
     def score(self, plan: Plan, replies: Sequence[Any] | Reason, time_us: int) -> Scored:
         """The answer at time_us (microseconds since the epoch). replies: to the plan's commands, or why there are none."""

@@ -16,7 +16,7 @@ Words = npt.NDArray[np.uint64]
 
 trailing_zeros: Any = _trailing_zeros
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-_compiled: Any = njit(cache=True, nogil=True)
+compiled: Any = njit(cache=True, nogil=True)
 
 
 class Nodes(NamedTuple):
@@ -45,7 +45,7 @@ class Terms(NamedTuple):
     grid: float
 
 
-@_compiled
+@compiled
 def write_rows(vectors, nodes, terms, masks, units, at):  # type: ignore[no-untyped-def]
     """Masks (words) and ridge units of a part's vectors (rows, features), into rows `at` of `masks` and `units`."""
     for row in range(vectors.shape[0]):
@@ -53,7 +53,7 @@ def write_rows(vectors, nodes, terms, masks, units, at):  # type: ignore[no-unty
         units[at[row]] = units_of(vectors[row], terms)
 
 
-@_compiled
+@compiled
 def mask_of(vector, nodes, mask):  # type: ignore[no-untyped-def]
     """The leaves that are left in each word when every node that asks this part is answered."""
     thresholds, words, masks = nodes.thresholds, nodes.words, nodes.masks
@@ -72,7 +72,7 @@ def mask_of(vector, nodes, mask):  # type: ignore[no-untyped-def]
             mask[words[node]] &= masks[node]
 
 
-@_compiled
+@compiled
 def units_of(vector, terms):  # type: ignore[no-untyped-def]
     """Sum of models/ridge.py's terms, in its own arithmetic: every step rounds as NumPy's does."""
     units = np.int64(0)
@@ -87,7 +87,7 @@ def units_of(vector, terms):  # type: ignore[no-untyped-def]
     return units
 
 
-@_compiled
+@compiled
 def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, more_shifts, sums):  # type: ignore[no-untyped-def]
     """Margins in units: of each candidate the leaves that its rows and the request's vector leave, and the ridge's terms.
 

@@ -150,24 +150,47 @@ class RedisReader:
         future = self._link.ask(b"".join(commands), len(commands))
         timer = self._loop.call_later(min(seconds, self._deadline_s), future.cancel)
         try:
-            replies = await future
-        except LinkError as error:
-            self._break(str(error))
-            return Reason.REDIS_UNAVAILABLE
+            await future
+        except LinkError:
+            pass
         except asyncio.CancelledError:
             if not future.cancelled() or (task := asyncio.current_task()) is None or task.cancelling():
                 raise
-            self._late += seconds >= self._deadline_s / 2  # a caller in a great hurry says nothing of Redis
-            if self._late >= _LATE_TO_OPEN:
-                self._break(f"{self._late} answers in a row took longer than {self._deadline_s * 1000:.0f} ms")
-            return Reason.REDIS_LATE
+            return self._was_late(seconds)
         finally:
             timer.cancel()
+        return self._said(future)
+
+    def ask_then(self, commands: Sequence[bytes], seconds: float, done: Callable[[list[Any] | Reason], None]) -> None:
+        """`ask` for who has no coroutine: `done` is called with what it returns."""
+        if not self._closed or self._link is None:
+            done(Reason.REDIS_UNAVAILABLE)
+            return
+        future = self._link.ask(b"".join(commands), len(commands))
+        timer = self._loop.call_later(min(seconds, self._deadline_s), future.cancel)
+
+        def answered(_: "asyncio.Future[list[Any]]") -> None:
+            timer.cancel()
+            done(self._was_late(seconds) if future.cancelled() else self._said(future))
+
+        future.add_done_callback(answered)
+
+    def _said(self, future: "asyncio.Future[list[Any]]") -> list[Any] | Reason:
+        if (error := future.exception()) is not None:
+            self._break(str(error))
+            return Reason.REDIS_UNAVAILABLE
+        replies = future.result()
         self._late = 0
         if isinstance(replies[0], Exception):  # such as: it is loading its data
             self._break(str(replies[0]))
             return Reason.REDIS_UNAVAILABLE
         return replies
+
+    def _was_late(self, seconds: float) -> Reason:
+        self._late += seconds >= self._deadline_s / 2  # a caller in a great hurry says nothing of Redis
+        if self._late >= _LATE_TO_OPEN:
+            self._break(f"{self._late} answers in a row took longer than {self._deadline_s * 1000:.0f} ms")
+        return Reason.REDIS_LATE
 
     def _break(self, why: str) -> None:
         if self._closed:

@@ -6,7 +6,7 @@ One round trip holds the clock, the request's own keys, its crosses (user x ad),
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conf.contract import AS_OF, CLOCK, Contract
 from conf.personal import IdKey
@@ -14,6 +14,9 @@ from serving.canonical import raw_text
 from serving.key_reader import KeyReader, clock_command
 from serving.residents import Residents
 from serving.sides import key_side
+
+if TYPE_CHECKING:
+    from serving.known_candidates import Asked
 
 
 def field_name(number: int) -> str:
@@ -34,7 +37,7 @@ class Plan:
     """commands: the round trip; the places in it are indices of their replies, None where a key has no value.
 
     texts: context column -> canonical text. candidates: column -> values, `count` of each. request: each request key's place.
-    crosses: of each cross key, every candidate's value, and value -> place.
+    crosses: of each cross key, every candidate's value, and value -> place. known: in place of candidates, residents and crosses.
     """
 
     commands: list[bytes]
@@ -45,6 +48,7 @@ class Plan:
     request: list[int | None] = field(default_factory=list)
     residents: list[Found] = field(default_factory=list)
     crosses: list[tuple[list[Any], dict[Any, int | None]]] = field(default_factory=list)
+    known: "Asked | None" = None
 
 
 class Planner:
@@ -67,18 +71,28 @@ class Planner:
 
     def plan(self, context: Sequence[Any], candidates: Sequence[Any]) -> Plan:
         """context: the request's values in the contract's order. candidates: objects with a field for each of their columns."""
-        texts = {name: text(context[place]) for place, name, text in self._context}
         columns = {name: list(map(getter, candidates)) for name, getter in self._getters}
-        plan = Plan([self._clock], context, texts, columns, len(candidates))
-        for reader in self.request_keys.values():
-            values = [texts[column] for column in reader.columns]
-            plan.request.append(None if None in values else self._ask(plan, reader, reader.redis_key(values)))  # type: ignore[arg-type]
+        plan = self._of_request(context, columns, len(candidates))
         for table in self._residents.keys.values():
             values = _values(columns, table.reader.columns)
             rows = list(map(table.rows_of, values))
             plan.residents.append(Found(rows, values, self._misses(plan, table, rows, values) if None in rows else {}))
         for key, reader in self.cross_keys.items():
             plan.crosses.append(self._cross(plan, reader, self._of_candidate[key]))
+        return plan
+
+    def plan_known(self, context: Sequence[Any], known: "Asked") -> Plan:
+        """The plan of a request that names such candidates only."""
+        plan = self._of_request(context, {}, known.count)
+        plan.known = known
+        return plan
+
+    def _of_request(self, context: Sequence[Any], columns: dict[str, list[Any]], count: int) -> Plan:
+        texts = {name: text(context[place]) for place, name, text in self._context}
+        plan = Plan([self._clock], context, texts, columns, count)
+        for reader in self.request_keys.values():
+            values = [texts[column] for column in reader.columns]
+            plan.request.append(None if None in values else self._ask(plan, reader, reader.redis_key(values)))  # type: ignore[arg-type]
         return plan
 
     def _misses(self, plan: Plan, table: Any, rows: list[int | None], values: list[Any]) -> dict[Any, tuple[bytes, int]]:

@@ -25,6 +25,7 @@ class ResidentKey:
         self._rows: dict[bytes, int] = {}
         self._by_value: dict[Any, int] = {}  # a request's own value (or tuple of values) -> row
         self._absent: dict[bytes, list[Any]] = {}
+        self.moved = 0  # how often a value that had a row was given another, or may be given one unseen
 
     @property
     def full(self) -> bool:
@@ -65,6 +66,7 @@ class ResidentKey:
                 self._rows[redis_key] = row
                 for value in self._absent.pop(redis_key, ()):
                     self._by_value[value] = row
+                    self.moved += 1
             elif np.array_equal(self.counters[row], counters, equal_nan=True):
                 continue
             self.counters[row] = counters
@@ -74,6 +76,7 @@ class ResidentKey:
     def forget(self, redis_key: bytes) -> None:
         """Every request that names the entity is to look it up, and finds out itself what is wrong with it."""
         row = self._rows.pop(redis_key, None)
+        self.moved += 1
         for value in [value for value, its in self._by_value.items() if its == row] + self._absent.pop(redis_key, []):
             self._by_value.pop(value, None)
 
@@ -96,6 +99,7 @@ class ResidentKey:
         self._by_value[value] = row
 
     def _forget_absent(self) -> None:
+        self.moved += 1
         for values in self._absent.values():
             for value in values:
                 self._by_value.pop(value, None)

@@ -118,10 +118,11 @@ def prepared(settings: Settings, where: str, place: Place) -> Server:
         head=section.max_head_kb << 10, body=section.max_body_kb << 10, request_s=section.request_timeout.total_seconds(),
         connections=section.max_connections,
     )  # fmt: skip
+    traced = traced_if_configured(app)
+    express = app.express if traced is app else None  # a span needs a scope
     config = uvicorn.Config(
-        traced_if_configured(app),
-        workers=1, access_log=False, log_config=None, log_level=logging.WARNING, http=bounded(bounds, metrics), ws="none",
-        proxy_headers=False, server_header=False, headers=SECURITY_HEADERS,
+        traced, workers=1, access_log=False, log_config=None, log_level=logging.WARNING, http=bounded(bounds, metrics, express),
+        ws="none", proxy_headers=False, server_header=False, headers=SECURITY_HEADERS,
         timeout_keep_alive=int(section.keep_alive.total_seconds()), timeout_graceful_shutdown=int(2 * drain_s) + 1,
     )  # fmt: skip
     return Server(config, f"serving {contract.name} at {where}: {in_force.state.said}", reloader, served_log, place, drain_s)
