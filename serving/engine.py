@@ -119,20 +119,18 @@ class Engine:
         self, plan: Plan, replies: Sequence[Any] | None, prior: float, level: Sequence[float], time_us: int
     ) -> Float32:  # fmt: skip
         """(features,) of the request's part."""
-        row: list[float] = []
+        counters: list[float] = []
         for reader, place in zip(self._planner.request_keys.values(), plan.request, strict=True):
-            row += reader.unavailable if place is None or replies is None else reader.row(replies[place])
-        row += self._of_time(time_us)
-        row += level
+            counters += reader.unavailable if place is None or replies is None else reader.row(replies[place])
+        direct = [*self._of_time(time_us), *level]
         for column, place, codes in self._direct:
             if codes is None:
                 value = plan.context[place]
-                row.append(_MISSING if value is None else float(value))
+                direct.append(_MISSING if value is None else float(value))
             else:
                 text = plan.texts[column]
-                row.append(_MISSING if text is None else codes.get(text, len(codes)))
-        vector: Float32 = self._vectors(np.array([row]), prior)[0]
-        return vector
+                direct.append(_MISSING if text is None else codes.get(text, len(codes)))
+        return self._vectors.of_one(counters, direct, prior)
 
     def _of_time(self, time_us: int) -> list[float]:
         quarter = time_us // _QUARTER_HOUR_US

@@ -16,21 +16,25 @@ Words = npt.NDArray[np.uint64]
 
 trailing_zeros: Any = _trailing_zeros
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+BLOCK = 64  # nodes
+NUMBERS = 256  # that a byte holds
 compiled: Any = njit(cache=True, nogil=True)
 
 
 class Nodes(NamedTuple):
-    """The inner nodes that ask the features of one part, ordered by feature and threshold, and what missing values do.
+    """The inner nodes that ask the features of one part, ordered by feature and threshold, and what many of them leave together.
 
     starts: (features + 1,) where a feature's nodes begin. thresholds, words, masks: (nodes,): x >= threshold leaves only the
-    mask's leaves in the word. missing: (features, words) what all of a feature's nodes that send missing values right leave.
+    mask's leaves in the word. together: (features + 1 + blocks, words) what is left by all of a feature's nodes that send missing
+    values right; by no node; and by a feature's first 1, 2, 3 ... blocks of BLOCK nodes, from row blocks[feature] on.
     """
 
     starts: npt.NDArray[np.int32]
     thresholds: npt.NDArray[np.float32]
     words: npt.NDArray[np.uint32]
     masks: Words
-    missing: Words
+    together: Words
+    blocks: npt.NDArray[np.int32]
 
 
 class Terms(NamedTuple):
@@ -54,19 +58,50 @@ def write_rows(vectors, nodes, terms, masks, units, at):  # type: ignore[no-unty
 
 
 @compiled
+def number_masks(masks, at, distinct, counts, codes):  # type: ignore[no-untyped-def]
+    """Rows `at` of `masks` as numbers, into the same rows of `codes`; False where a word has more masks than there are numbers.
+
+    distinct: (words, numbers) a word's masks, of which counts[word] are there.
+    """
+    for row in at:
+        for word in range(masks.shape[1]):
+            mask, code, count = masks[row, word], 0, counts[word]
+            while code < count and distinct[word, code] != mask:
+                code += 1
+            if code == NUMBERS:
+                return False
+            if code == count:
+                distinct[word, code] = mask
+                counts[word] = count + 1
+            codes[row, word] = code
+    return True
+
+
+@compiled
 def mask_of(vector, nodes, mask):  # type: ignore[no-untyped-def]
     """The leaves that are left in each word when every node that asks this part is answered."""
-    thresholds, words, masks = nodes.thresholds, nodes.words, nodes.masks
-    for word in range(mask.shape[0]):
-        mask[word] = _ALL
-    for feature in range(vector.shape[0]):
+    features, thresholds, words, masks = vector.shape[0], nodes.thresholds, nodes.words, nodes.masks
+    chosen, begin = np.empty(features, np.uint32), np.empty(features, np.uint32)
+    for feature in range(features):
         value = vector[feature]
+        start, end = nodes.starts[feature], nodes.starts[feature + 1]
         if np.isnan(value):
-            missing = nodes.missing[feature]
-            for word in range(mask.shape[0]):
-                mask[word] &= missing[word]
+            chosen[feature], begin[feature] = feature, end
             continue
-        for node in range(nodes.starts[feature], nodes.starts[feature + 1]):
+        block = 0
+        while start + (block + 1) * BLOCK <= end and value >= thresholds[start + (block + 1) * BLOCK - 1]:
+            block += 1
+        chosen[feature] = nodes.blocks[feature] + block - 1 if block else features
+        begin[feature] = start + block * BLOCK
+    together = nodes.together
+    for word in range(np.uint64(mask.shape[0])):
+        left = _ALL
+        for feature in range(np.uint64(features)):
+            left &= together[chosen[feature], word]
+        mask[word] = left
+    for feature in range(features):
+        value = vector[feature]
+        for node in range(begin[feature], np.uint32(nodes.starts[feature + 1])):
             if value < thresholds[node]:
                 break
             mask[words[node]] &= masks[node]
@@ -119,4 +154,29 @@ def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, mor
             word, shift = more_words[n], more_shifts[n]
             below = np.uint64(trailing_zeros((before[word] & row[word]) >> shift))
             summed += leaves[(word << np.uint64(6)) + shift + below]
+        sums[candidate] = total + summed
+
+
+@compiled
+def sum_numbered(vector, nodes, terms, rows, codes, distinct, units, leaves, sums):  # type: ignore[no-untyped-def]
+    """`sum_leaves` of a tree for each word, from rows of numbers: an eighth of the memory to be read. distinct: (parts, ...)."""
+    words = np.uint64(codes.shape[1])
+    asked, left = np.empty(codes.shape[1], np.uint64), np.empty(codes.shape[1], np.uint64)
+    mask_of(vector, nodes, asked)
+    shared = units_of(vector, terms)
+    last = rows.shape[0] - 1
+    for candidate in range(rows.shape[1]):
+        total = shared
+        before = asked
+        for part in range(last):
+            row, masks = codes[rows[part, candidate]], distinct[part]
+            total += units[rows[part, candidate]]
+            for word in range(words):
+                left[word] = before[word] & masks[word, row[word]]
+            before = left
+        row, masks = codes[rows[last, candidate]], distinct[last]
+        total += units[rows[last, candidate]]
+        summed = np.int32(0)
+        for word in range(words):
+            summed += leaves[(word << np.uint64(6)) + np.uint64(trailing_zeros(before[word] & masks[word, row[word]]))]
         sums[candidate] = total + summed

@@ -92,23 +92,37 @@ class MaskScorer:
     def _compile(self, widths: Sequence[int]) -> None:
         """Answer once, so that no request waits for machine code."""
         self.write(1, np.zeros((1, widths[1]), dtype=np.float32), np.zeros(1, dtype=np.intp))
-        self.margins(np.zeros(widths[0], dtype=np.float32), np.zeros((len(widths) - 1, 1), dtype=np.intp))
+        for _ in range(2):
+            self.margins(np.zeros(widths[0], dtype=np.float32), np.zeros((len(widths) - 1, 1), dtype=np.intp))
+            self._numbered = False  # it may be needed one day
+        self._keep(len(self._masks))
 
     def _keep(self, rows: int) -> None:
-        self._masks = np.empty((rows, self._model.words), dtype=np.uint64)
+        words, parts = self._model.words, len(self._model.nodes) - 1
+        self._masks = np.empty((rows, words), dtype=np.uint64)
         self._units = np.empty(rows, dtype=np.int64)
+        # A word has few masks, and many rows: a row's numbers are read for each candidate instead of its masks, while a byte will do.
+        # Where trees share a word, it will not.
+        self._numbered = not len(self._model.more_words)
+        self._codes = np.empty((rows, words), dtype=np.uint8)
+        self._distinct = np.empty((parts, words, self._kernels.NUMBERS + 8), dtype=np.uint64)  # 8: not all in the same cache sets
+        self._counts = np.zeros((parts, words), dtype=np.int64)
 
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
-        model = self._model
-        self._kernels.write_rows(vectors, model.nodes[of], model.terms[of], self._masks, self._units, at)
+        model, masks, part = self._model, self._masks, of - 1
+        self._kernels.write_rows(vectors, model.nodes[of], model.terms[of], masks, self._units, at)
+        if self._numbered:
+            self._numbered = self._kernels.number_masks(masks, at, self._distinct[part], self._counts[part], self._codes)
 
     def margins(self, request: Float32, rows: Rows) -> Float64:
         model = self._model
         sums = np.empty(rows.shape[1], dtype=np.int64)
-        self._kernels.sum_leaves(
-            request, model.nodes[0], model.terms[0], rows, self._masks, self._units,
-            model.leaves, model.more_words, model.more_shifts, sums,
-        )  # fmt: skip
+        asked = request, model.nodes[0], model.terms[0], rows
+        if self._numbered:
+            self._kernels.sum_numbered(*asked, self._codes, self._distinct, self._units, model.leaves, sums)
+        else:
+            more = model.leaves, model.more_words, model.more_shifts
+            self._kernels.sum_leaves(*asked, self._masks, self._units, *more, sums)
         return np.asarray((sums + model.intercept) * GRID, dtype=np.float64)
 
     def emptied(self) -> "MaskScorer":
@@ -189,18 +203,31 @@ def _pack(sizes: Sequence[int]) -> list[tuple[int, int]]:
 def _part_nodes(by_feature: Sequence[list[_Node]], words: int) -> Any:
     from serving import kernels
 
-    nodes = [node for asked in by_feature for node in sorted(asked, key=lambda node: node.threshold)]
-    missing = np.full((len(by_feature), words), _ALL, dtype=np.uint64)
-    for feature, asked in enumerate(by_feature):
+    ordered = [sorted(asked, key=lambda node: node.threshold) for asked in by_feature]
+    nodes = [node for asked in ordered for node in asked]
+
+    def left_by(asked: Sequence[_Node]) -> npt.NDArray[np.uint64]:
+        left = np.full(words, _ALL, dtype=np.uint64)
         for node in asked:
-            if node.missing_right:
-                missing[feature, node.word] &= np.uint64(node.mask)
+            left[node.word] &= np.uint64(node.mask)
+        return left
+
+    size = kernels.BLOCK
+    together = [left_by([node for node in asked if node.missing_right]) for asked in ordered] + [left_by([])]
+    blocks = np.zeros(len(ordered), dtype=np.int32)
+    for feature, asked in enumerate(ordered):
+        blocks[feature] = len(together)
+        before = left_by([])
+        for start in range(0, len(asked) - size + 1, size):
+            before = before & left_by(asked[start : start + size])
+            together.append(before)
     return kernels.Nodes(
         starts=np.cumsum([0, *map(len, by_feature)], dtype=np.int32),
         thresholds=np.array([node.threshold for node in nodes], dtype=np.float32),
         words=np.array([node.word for node in nodes], dtype=np.uint32),
         masks=np.array([node.mask for node in nodes], dtype=np.uint64),
-        missing=missing,
+        together=np.array(together, dtype=np.uint64),
+        blocks=blocks,
     )
 
 
