@@ -127,9 +127,10 @@ class CandidateRows:
         """
         count = plan.count
         if plan.known:
-            known = plan.known.rows
-            if not usable:
-                known[: len(self._room)] = UNAVAILABLE + self._base[: len(self._room)]
+            if usable:
+                return plan.known.rows
+            known = plan.known.rows.copy()
+            known[: len(self._room)] = UNAVAILABLE + self._base[: len(self._room)]
             return known
         rows: list[list[int]] = []
         for key, found in zip(self._room, plan.residents, strict=True):
@@ -157,7 +158,7 @@ class CandidateRows:
     @property
     def known(self) -> "KnownCandidates | None":
         """Candidates whose rows follow from their text alone; None where there are no such ones."""
-        if self._known and (moved := sum(table.moved for table in self._residents.keys.values())) != self._moved:
+        if self._known and (moved := self._residents.moves.count) != self._moved:
             self._moved = moved
             self._known.forget()
         return self._known

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from conf.contract import Contract
 from feature_repo.redis_layout import LayoutError
 from feature_repo.vectorize import Float32, Float64
@@ -99,7 +97,11 @@ class Engine:
 
         And what both say: where they differ, or Redis' was not read, the parts of the answer are of different hours.
         """
-        clocks = [self._rows.kept.as_of_us]
+        own = self._rows.kept.as_of_us
+        if type(replies) is list and own is not None and decode_clock(replies[0]) == own:  # as nearly always
+            freshness = judge_clock(own, time_us, max_age=self._max_age)
+            return freshness, own if freshness.usable else None
+        clocks = [own]
         if not isinstance(replies, Reason):
             clocks.append(decode_clock(replies[0]))
         known = [clock for clock in clocks if clock is not None]

@@ -18,6 +18,7 @@ trailing_zeros: Any = _trailing_zeros
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 BLOCK = 64  # nodes
 NUMBERS = 256  # that a byte holds
+_LEAF_BITS = np.uint64(6)  # a word has 64
 compiled: Any = njit(cache=True, nogil=True)
 
 
@@ -123,8 +124,8 @@ def units_of(vector, terms):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, more_shifts, sums):  # type: ignore[no-untyped-def]
-    """Margins in units: of each candidate the leaves that its rows and the request's vector leave, and the ridge's terms.
+def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, more_shifts, intercept, margins):  # type: ignore[no-untyped-def]
+    """Margins: of each candidate the leaves that its rows and the request's vector leave, and the ridge's terms.
 
     rows: (parts, candidates) rows of `masks` and `units`. leaves: (words * 64,) a leaf's value at its bit. The first tree of a
     word begins at bit 0; more_words, more_shifts: where the others do.
@@ -132,7 +133,7 @@ def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, mor
     words = masks.shape[1]
     asked, left = np.empty(words, np.uint64), np.empty(words, np.uint64)
     mask_of(vector, nodes, asked)
-    shared = units_of(vector, terms)
+    shared = units_of(vector, terms) + intercept
     last = rows.shape[0] - 1
     for candidate in range(rows.shape[1]):
         total = shared
@@ -153,30 +154,63 @@ def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, mor
         for n in range(more_words.shape[0]):
             word, shift = more_words[n], more_shifts[n]
             below = np.uint64(trailing_zeros((before[word] & row[word]) >> shift))
-            summed += leaves[(word << np.uint64(6)) + shift + below]
-        sums[candidate] = total + summed
+            summed += leaves[(word << _LEAF_BITS) + shift + below]
+        margins[candidate] = (total + summed) * terms.grid
 
 
 @compiled
-def sum_numbered(vector, nodes, terms, rows, codes, distinct, units, leaves, sums):  # type: ignore[no-untyped-def]
-    """`sum_leaves` of a tree for each word, from rows of numbers: an eighth of the memory to be read. distinct: (parts, ...)."""
+def sum_numbered(  # type: ignore[no-untyped-def]
+    vector, nodes, terms, rows, codes, distinct, units, leaves, more_words, more_shifts, intercept, margins
+):
+    """`sum_leaves` from rows of numbers. distinct: (parts, words, numbers)."""
     words = np.uint64(codes.shape[1])
     asked, left = np.empty(codes.shape[1], np.uint64), np.empty(codes.shape[1], np.uint64)
     mask_of(vector, nodes, asked)
-    shared = units_of(vector, terms)
-    last = rows.shape[0] - 1
+    shared = units_of(vector, terms) + intercept
     for candidate in range(rows.shape[1]):
         total = shared
         before = asked
-        for part in range(last):
+        for part in range(rows.shape[0]):
             row, masks = codes[rows[part, candidate]], distinct[part]
             total += units[rows[part, candidate]]
             for word in range(words):
                 left[word] = before[word] & masks[word, row[word]]
             before = left
-        row, masks = codes[rows[last, candidate]], distinct[last]
-        total += units[rows[last, candidate]]
         summed = np.int32(0)
         for word in range(words):
-            summed += leaves[(word << np.uint64(6)) + np.uint64(trailing_zeros(before[word] & masks[word, row[word]]))]
-        sums[candidate] = total + summed
+            summed += leaves[(word << _LEAF_BITS) + np.uint64(trailing_zeros(left[word]))]
+        for n in range(more_words.shape[0]):
+            word, shift = more_words[n], more_shifts[n]
+            summed += leaves[(word << _LEAF_BITS) + shift + np.uint64(trailing_zeros(left[word] >> shift))]
+        margins[candidate] = (total + summed) * terms.grid
+
+
+@compiled
+def sum_by_table(  # type: ignore[no-untyped-def]
+    vector, nodes, terms, rows, codes, distinct, units, leaves, more_words, more_shifts, intercept, margins, counts, table
+):
+    """The same of one part beside the request's, where there are many candidates: each number's leaves are added up once.
+
+    counts: (1, words) how many numbers a word has. table: (words, numbers), to work with.
+    """
+    words = np.uint64(codes.shape[1])
+    asked, masks = np.empty(codes.shape[1], np.uint64), distinct[0]
+    mask_of(vector, nodes, asked)
+    for word in range(words):
+        for code in range(np.uint64(counts[0, word])):
+            left = asked[word] & masks[word, code]
+            table[word, code] = leaves[(word << _LEAF_BITS) + np.uint64(trailing_zeros(left))]
+    for n in range(more_words.shape[0]):
+        word, shift = more_words[n], more_shifts[n]
+        for code in range(np.uint64(counts[0, word])):
+            left = (asked[word] & masks[word, code]) >> shift
+            table[word, code] += leaves[(word << _LEAF_BITS) + shift + np.uint64(trailing_zeros(left))]
+    shared = units_of(vector, terms) + intercept
+    flat, stride = table.reshape(table.size), np.uint64(table.shape[1])
+    for candidate in range(rows.shape[1]):
+        row = codes[rows[0, candidate]]
+        summed, at = np.int32(0), np.uint64(0)
+        for word in range(words):
+            summed += flat[at + np.uint64(row[word])]
+            at += stride
+        margins[candidate] = (shared + units[rows[0, candidate]] + summed) * terms.grid

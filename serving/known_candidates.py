@@ -60,9 +60,9 @@ class Store:
         if place < 0 or self.table[place] != EMPTY:  # too many of nearly this hash; or here already
             return True
         first = self._first.setdefault(named, record)
-        self.words[record : record + HEAD + self.parts] = [
-            value, 0, first << 32 | len(text) << 16 | len(answer), *rows
-        ]  # fmt: skip
+        self.words[record], self.words[record + 1] = value, 0
+        self.words[record + 2] = first << 32 | len(text) << 16 | len(answer)
+        self.words[record + HEAD : record + HEAD + self.parts] = rows
         at = 8 * (record + HEAD + self.parts)
         self.data[at : at + len(text)] = data
         at += 8 * text_words
@@ -85,22 +85,16 @@ class Store:
 
 @dataclass(slots=True)
 class Asked:
-    """The candidates of one request, all known. rest: the body with MARK in their place."""
+    """The candidates of one request, all known. rows: (parts, candidates). rest: the body with MARK in their place."""
 
     store: Store
     records: npt.NDArray[np.uint32]
+    rows: Rows
     rest: bytes
 
     @property
     def count(self) -> int:
         return len(self.records)
-
-    @property
-    def rows(self) -> Rows:
-        """(parts, candidates), a new array."""
-        rows = np.empty((self.store.parts, len(self.records)), dtype=np.intp)
-        kernels.rows_of(self.records, self.store.words, rows)
-        return rows
 
     def predictions(self, numbers: bytes) -> bytes:
         """The answer's text: each candidate with its number. numbers: all of them, as a JSON array."""
@@ -129,13 +123,14 @@ class KnownCandidates:
         else:
             return None
         start = at + len(before)
-        records = np.empty(self._most, dtype=np.uint32)
+        records, rows = np.empty(self._most, dtype=np.uint32), np.empty((self._parts, self._most), dtype=np.intp)
         store.stamp += 1
-        text, stamp = np.frombuffer(body, dtype=np.uint8), np.uint64(store.stamp)
-        count, end = kernels.find_records(text, start, store.parts, store.table, store.words, store.data, stamp, records)
+        text = np.frombuffer(body, dtype=np.uint8)
+        count, end = kernels.find_records(text, start, store.table, store.words, store.data, store.stamp, records, rows)
         if not count:
             return None
-        return Asked(store, records[:count], b"%b%b%b" % (body[: start - 1], _MARK, body[end + 1 :]))
+        found = rows[:, :count] if self._parts == 1 else rows[:, :count].copy()  # the scorer's loops want them in a piece
+        return Asked(store, records[:count], found, b"%b%b%b" % (body[: start - 1], _MARK, body[end + 1 :]))
 
     def learn(self, body: bytes, named: Sequence[Any], answers: Sequence[bytes], rows: Rows) -> None:
         """Keep the candidates of a body that was answered. rows: (parts, candidates). See Store.add for the others."""

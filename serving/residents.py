@@ -21,7 +21,7 @@ from feature_repo.vectorize import Float64
 from serving.key_reader import KeyReader, clock_command, decode_clock
 from serving.logs import Seldom
 from serving.redis_link import LinkError, RedisLink, command
-from serving.resident_key import ResidentKey
+from serving.resident_key import Moves, ResidentKey
 from serving.sides import key_side
 
 _TOGETHER = 200  # keys that are read and recomputed in one go: about a millisecond in which no request is answered
@@ -43,7 +43,7 @@ class Listener(Protocol):
 
 
 class Residents:
-    """`keys`: candidate-side keys by name. `listeners` are told of changes for as long as somebody else holds them.
+    """`keys`: candidate-side keys by name; `moves` counts theirs. `listeners` are told of changes for as long as somebody else holds them.
 
     Runs from `start` to `close`, and never raises. refreshed: is told, of each batch of written keys, the seconds from Redis'
     naming the first of them until all were in memory.
@@ -54,7 +54,8 @@ class Residents:
     ) -> None:
         self._contract, self._address, self._reconcile_s, self._refreshed = contract, address, reconcile_s, refreshed
         candidate_side = [key for key in contract.keys if key_side(contract, key) == "candidate"]
-        self.keys = {key: ResidentKey(KeyReader(contract, key), limit) for key in candidate_side}
+        self.moves = Moves()
+        self.keys = {key: ResidentKey(KeyReader(contract, key), limit, self.moves) for key in candidate_side}
         self._all = KeyReader(contract, ALL_KEY)
         self._scope = redis_key(contract.name, {})
         self._clock = clock_command(contract.name, CLOCK, AS_OF)

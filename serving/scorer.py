@@ -24,6 +24,7 @@ from serving.sides import Part
 _LEAVES = 64
 _EXACT = 2**24  # units: what a float32 sum of the Booster's holds exactly
 _ALL = 2**_LEAVES - 1
+_MANY = 32  # candidates for which it pays to ask all that any of them could be first
 
 log = logging.getLogger("clickodds.serving")
 
@@ -92,21 +93,24 @@ class MaskScorer:
     def _compile(self, widths: Sequence[int]) -> None:
         """Answer once, so that no request waits for machine code."""
         self.write(1, np.zeros((1, widths[1]), dtype=np.float32), np.zeros(1, dtype=np.intp))
-        for _ in range(2):
-            self.margins(np.zeros(widths[0], dtype=np.float32), np.zeros((len(widths) - 1, 1), dtype=np.intp))
-            self._numbered = False  # it may be needed one day
+        request = np.zeros(widths[0], dtype=np.float32)
+        for count in (1, _MANY):
+            self.margins(request, np.zeros((len(widths) - 1, count), dtype=np.intp))
+        self._numbered = False  # which may come
+        self.margins(request, np.zeros((len(widths) - 1, 1), dtype=np.intp))
         self._keep(len(self._masks))
 
     def _keep(self, rows: int) -> None:
         words, parts = self._model.words, len(self._model.nodes) - 1
         self._masks = np.empty((rows, words), dtype=np.uint64)
         self._units = np.empty(rows, dtype=np.int64)
-        # A word has few masks, and many rows: a row's numbers are read for each candidate instead of its masks, while a byte will do.
-        # Where trees share a word, it will not.
-        self._numbered = not len(self._model.more_words)
+        # A word has few masks, and they have many rows: a row of numbers is an eighth of the memory that a request has to read
+        self._numbered = True  # while a byte is enough
         self._codes = np.empty((rows, words), dtype=np.uint8)
-        self._distinct = np.empty((parts, words, self._kernels.NUMBERS + 8), dtype=np.uint64)  # 8: not all in the same cache sets
+        room = self._kernels.NUMBERS + 8  # not a power of two, whose lines would share few sets of the cache
+        self._distinct = np.empty((parts, words, room), dtype=np.uint64)
         self._counts = np.zeros((parts, words), dtype=np.int64)
+        self._table = np.empty((words, room), dtype=np.int32)
 
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
         model, masks, part = self._model, self._masks, of - 1
@@ -116,14 +120,16 @@ class MaskScorer:
 
     def margins(self, request: Float32, rows: Rows) -> Float64:
         model = self._model
-        sums = np.empty(rows.shape[1], dtype=np.int64)
+        margins = np.empty(rows.shape[1])
         asked = request, model.nodes[0], model.terms[0], rows
-        if self._numbered:
-            self._kernels.sum_numbered(*asked, self._codes, self._distinct, self._units, model.leaves, sums)
+        rest = self._units, model.leaves, model.more_words, model.more_shifts, model.intercept, margins
+        if not self._numbered:
+            self._kernels.sum_leaves(*asked, self._masks, *rest)
+        elif len(rows) == 1 and len(margins) >= _MANY:
+            self._kernels.sum_by_table(*asked, self._codes, self._distinct, *rest, self._counts, self._table)
         else:
-            more = model.leaves, model.more_words, model.more_shifts
-            self._kernels.sum_leaves(*asked, self._masks, self._units, *more, sums)
-        return np.asarray((sums + model.intercept) * GRID, dtype=np.float64)
+            self._kernels.sum_numbered(*asked, self._codes, self._distinct, *rest)
+        return margins
 
     def emptied(self) -> "MaskScorer":
         other = object.__new__(MaskScorer)

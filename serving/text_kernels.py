@@ -58,12 +58,13 @@ def place_of(text, start, end, value, parts, table, words, data):  # type: ignor
 
 
 @compiled
-def find_records(body, start, parts, table, words, data, stamp, records):  # type: ignore[no-untyped-def]
-    """(how many, where the array ends) of the JSON array whose first byte after "[" is body[start]; records go to `records`.
+def find_records(body, start, table, words, data, stamp, records, rows):  # type: ignore[no-untyped-def]
+    """(how many, where the array ends) of the JSON array whose first byte after "[" is body[start].
 
-    0 where a candidate is not known, stands twice, is one too many, or is not written as simply as those that are known.
+    Their records go to `records`, their rows to `rows` (parts, most). 0 where a candidate is not known, stands twice, is one too many, or is not written as simply as those that are known.
     stamp: a number that no record bears yet.
     """
+    parts = rows.shape[0]
     count, at, size = 0, np.uint64(start), np.uint64(body.shape[0])
     while True:
         while at < size and body[at] == _SPACE:
@@ -86,10 +87,12 @@ def find_records(body, start, parts, table, words, data, stamp, records):  # typ
             return 0, 0
         record = table[place]
         first = words[np.uint64(record) + np.uint64(2)] >> _HALF
-        if words[first + _ONE] == stamp:
+        if words[first + _ONE] == np.uint64(stamp):
             return 0, 0
-        words[first + _ONE] = stamp
+        words[first + _ONE] = np.uint64(stamp)
         records[count] = record
+        for part in range(parts):
+            rows[part, count] = words[np.uint64(record) + np.uint64(HEAD) + np.uint64(part)]
         count += 1
         while at < size and body[at] == _SPACE:
             at += _ONE
@@ -100,15 +103,6 @@ def find_records(body, start, parts, table, words, data, stamp, records):  # typ
         if body[at] != _COMMA:
             return 0, 0
         at += _ONE
-
-
-@compiled
-def rows_of(records, words, rows):  # type: ignore[no-untyped-def]
-    """Into rows (parts, candidates)."""
-    for n in range(records.shape[0]):
-        at = np.uint64(records[n]) + np.uint64(HEAD)
-        for part in range(rows.shape[0]):
-            rows[part, n] = words[at + np.uint64(part)]
 
 
 @compiled
@@ -140,6 +134,5 @@ def warm_up() -> None:
     table, data = np.full(2, EMPTY, dtype=np.uint32), words.view(np.uint8)
     value: Any = np.uint64(hash_of(text))
     place_of(text, 0, 2, value, 1, table, words, data)
-    find_records(text, 0, 1, table, words, data, np.uint64(1), records)
-    rows_of(records, words, np.zeros((1, 1), dtype=np.intp))
+    find_records(text, 0, table, words, data, 1, records, np.zeros((1, 1), dtype=np.intp))
     write_predictions(records[:0], 1, words, data, text, np.zeros(1, dtype=np.uint8))
