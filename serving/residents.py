@@ -43,7 +43,8 @@ class Listener(Protocol):
 
 
 class Residents:
-    """`keys`: candidate-side keys by name; `moves` counts theirs. `listeners` are told of changes for as long as somebody else holds them.
+    """`keys`: candidate-side keys by name. `moves`: of all of them. `listeners` are told of changes for as long as somebody
+    else holds them.
 
     Runs from `start` to `close`, and never raises. refreshed: is told, of each batch of written keys, the seconds from Redis'
     naming the first of them until all were in memory.

@@ -61,7 +61,8 @@ def place_of(text, start, end, value, parts, table, words, data):  # type: ignor
 def find_records(body, start, table, words, data, stamp, records, rows):  # type: ignore[no-untyped-def]
     """(how many, where the array ends) of the JSON array whose first byte after "[" is body[start].
 
-    Their records go to `records`, their rows to `rows` (parts, most). 0 where a candidate is not known, stands twice, is one too many, or is not written as simply as those that are known.
+    Their records go to `records`, their rows to `rows` (parts, most). 0 where a candidate is not known, stands twice, is one too
+    many, or is not written as simply as those that are known.
     stamp: a number that no record bears yet.
     """
     parts = rows.shape[0]
