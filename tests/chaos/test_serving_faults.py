@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import redis
 from conf.contract_file import load_contract
 from conf.redis_server import free_port, redis_server
 from conf.settings import CONF
+from feature_repo.redis_layout import redis_key
 from tests.chaos.under_load import FAULT_S, asked, installation
+from tests.serving.cluster import redis_cluster, until
 from tests.serving.parts import FeastStore, fill
 from tests.serving.proxy import proxy
 
@@ -123,3 +126,20 @@ def test_a_slow_redis_costs_features_and_no_answer(online: Online, tmp_path: Pat
                 time.sleep(FAULT_S)
                 front.delay_s = 0.0
             trial.judge("slow by 50 ms", {"redis_unavailable"})
+
+
+def test_a_primary_of_a_cluster_dies_and_its_replica_takes_over(tmp_path: Path) -> None:
+    """The fault ends when the cluster says that all is well; the primary is the clock's, without which nothing is fresh."""
+    demo = load_contract(CONF / "contracts" / "demo.yaml")
+    with redis_cluster(tmp_path / "cluster", replicas=3) as cluster:
+        fill(FeastStore(demo, tmp_path), cluster.address)
+        installed = installation(tmp_path / "state", cluster.address, demo)
+        lost = cluster.owner(redis_key(demo.name, {}))
+        others = [node for node in cluster.nodes if node is not lost]
+        with asked(installed) as trial:
+            with trial.fault():
+                lost.process.kill()
+                until(lambda: not others[0].says("CLUSTER", "cluster_state:ok"))
+                for node in others:
+                    until(partial(node.says, "CLUSTER", "cluster_state:ok"))
+            trial.judge("a primary dies", {"redis_unavailable"})

@@ -14,6 +14,7 @@ import redis
 from conf.redis_address import parse_address
 from conf.redis_server import free_port, redis_server
 from serving.freshness import Reason
+from serving.redis_cluster import connect
 from serving.redis_link import LinkError, RedisLink, RedisReader, command
 
 DEADLINE_S = 0.5  # of the tests: the machine may be busy
@@ -27,7 +28,7 @@ def _direct(address: str) -> redis.Redis:
 
 def _reading(address: str, use: Callable[[RedisReader], Awaitable[None]], deadline_s: float = DEADLINE_S) -> None:
     async def run() -> None:
-        reader = RedisReader(parse_address(address), deadline_s=deadline_s)
+        reader = RedisReader(parse_address(address), deadline_s=deadline_s, connect=connect)
         await reader.start()
         try:
             await use(reader)
