@@ -58,11 +58,12 @@ def reasons(replies: Sequence[Told]) -> Counter[str]:
 
 
 def mixed(replies: Sequence[Told]) -> int:
-    """Requests that one model, lacking the same, answered in more ways than one."""
-    found: dict[tuple[int, str, tuple[str, ...]], set[tuple[float, ...]]] = {}
+    """Requests that one model, lacking nothing, answered in more ways than one."""
+    found: dict[tuple[int, str], set[tuple[float, ...]]] = {}
     for number, body in {(reply.number, reply.body) for reply in replies if reply.status == 200}:
         version, lacking, probabilities = answered(body)
-        found.setdefault((number, version, lacking), set()).add(probabilities)
+        if not lacking:
+            found.setdefault((number, version), set()).add(probabilities)
     return sum(len(ways) > 1 for ways in found.values())
 
 

@@ -1,7 +1,7 @@
 """A cluster that Feast has written is read as a single Redis is, to the bit, while slots move and nodes end."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from conf.redis_address import parse_address
 from feature_repo.redis_layout import redis_key
 from serving.app import PREDICT
 from serving.redis_cluster import ClusterLink, slot_of
-from serving.redis_link import LinkError, command
+from serving.redis_link import LinkError, RedisLink, command
 from tests.serving.both_routes import HOT, PLAIN, Start, exact_bundle
 from tests.serving.cluster import Cluster, redis_cluster, until
 from tests.serving.parts import ID_KEY, FeastStore, fill
@@ -38,18 +38,22 @@ def test_a_slot_is_the_cluster_s_own(cluster: Cluster) -> None:
     assert [slot_of(key) for key in keys] == [cluster.nodes[0]("CLUSTER", "KEYSLOT", key) for key in keys]
 
 
-def test_answers_are_those_of_a_single_redis(cluster: Cluster, filled_redis: str, demo: Contract, start: Start) -> None:
+def test_answers_are_those_of_a_single_redis(
+    cluster: Cluster, filled_redis: str, demo: Contract, start: Start, feast_stores: dict[str, FeastStore]
+) -> None:
+    for address in (filled_redis, cluster.address):
+        for number in range(8):
+            feast_stores["demo"].counters(address, "ad", {"ad_id": f"another {number}"}, impressions_7d=9)
     bundle = exact_bundle(demo)
     single, several = (start(demo, bundle, address) for address in (filled_redis, cluster.address))
     expected = _answer(single.client, HOT)
     assert expected["reasons"] == []
     assert _answer(several.client, HOT) == expected
     assert _answer(several.client, PLAIN) == expected
-    assert [found.count for found in several.fast.residents.keys.values()] == [
-        found.count for found in single.fast.residents.keys.values()
-    ]
-    with redis.Redis(port=cluster.nodes[0].port) as client:
-        assert 0 < client.dbsize() < 7, "the keys lie on several nodes"
+    assert several.fast.residents.keys["ad"].count == single.fast.residents.keys["ad"].count == 2 + 9
+    for node in cluster.nodes:
+        with redis.Redis(port=node.port) as client:
+            assert client.dbsize() > 0, "the keys lie on all nodes"
 
 
 def test_what_is_written_on_any_node_shows(
@@ -103,6 +107,28 @@ def test_a_cluster_is_found_by_any_of_its_hosts(cluster: Cluster) -> None:
             await ClusterLink.connect(replace(address, more_hosts=(("127.0.0.1", 1),)))
 
     asyncio.run(run())
+
+
+def test_the_first_command_is_answered_before_another_node_is_asked(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, Any]] = []  # commands, and their future
+    before: list[list[bool]] = []  # whether those asked earlier were answered by then
+    ask = RedisLink.ask
+
+    def spied(self: RedisLink, commands: Sequence[bytes]) -> Any:
+        before.append([future.done() for _, future in asked])
+        future = ask(self, commands)
+        asked.append((len(commands), future))
+        return future
+
+    async def run() -> None:
+        link = await ClusterLink.connect(parse_address(cluster.address))
+        monkeypatch.setattr(RedisLink, "ask", spied)
+        await link.ask([command("HMGET", f"key {n}", "field") for n in range(100)])
+        link.close()
+
+    asyncio.run(run())
+    assert before == [[], [True], [True, False]]
+    assert sum(count for count, _ in asked) == 100
 
 
 def test_a_single_redis_is_no_cluster(redis_address: str, tmp_path: Path) -> None:
