@@ -128,6 +128,8 @@ async def _send(port: int, requests: Sequence[bytes], due: Sequence[float]) -> t
 
     async def one(number: int, at: float) -> None:
         nonlocal failed
+        while idle and idle[-1].transport.is_closing():
+            idle.pop()
         connection = idle.pop() if idle else (await loop.create_connection(_Connection, "127.0.0.1", port))[1]
         connection.answered = loop.create_future()
         connection.transport.write(requests[number % len(requests)])
@@ -136,9 +138,8 @@ async def _send(port: int, requests: Sequence[bytes], due: Sequence[float]) -> t
             idle.append(connection)
         else:
             failed += 1
+            connection.transport.close()
 
-    for _ in range(16):
-        idle.append((await loop.create_connection(_Connection, "127.0.0.1", port))[1])
     began = loop.time() + 0.1
     tasks = set()
     for number, at in enumerate(due):

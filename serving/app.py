@@ -97,6 +97,7 @@ def create_app(
         metrics.stages["score"].observe(scored - have)
         metrics.stages["encode"].observe(perf_counter() - scored)
         metrics.answered(reasons=reasons, feature_age_us=read.freshness.age_us, scores=scores)
+        metrics.plain.add()
         if served_log.wants(asked["request_id"]):
             as_of_us = read.freshness.as_of_us(read.batch.column(EVENT_TIMESTAMP)[0].value)
             model = champion.version, bundle.identity

@@ -137,7 +137,7 @@ class HotRoute:
         if (known := engine.known) is None or (asked := known.find(body)) is None:
             return None
         try:
-            request = self._decode_rest(asked.rest)
+            request: Any = self._decode_rest(asked.rest)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
         if self._wants(request.request_id):

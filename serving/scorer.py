@@ -88,9 +88,9 @@ class MaskScorer:
 
         self._model, self._kernels = _Compiled(bundle, parts), kernels
         self._keep(max(rows, 1))
-        self._compile([len(part.positions) for part in parts])
+        self._compile([len(part.positions) for part in parts], max(rows, 1))
 
-    def _compile(self, widths: Sequence[int]) -> None:
+    def _compile(self, widths: Sequence[int], rows: int) -> None:
         """Answer once, so that no request waits for machine code."""
         self.write(1, np.zeros((1, widths[1]), dtype=np.float32), np.zeros(1, dtype=np.intp))
         request = np.zeros(widths[0], dtype=np.float32)
@@ -98,7 +98,7 @@ class MaskScorer:
             self.margins(request, np.zeros((len(widths) - 1, count), dtype=np.intp))
         self._numbered = False  # which may come
         self.margins(request, np.zeros((len(widths) - 1, 1), dtype=np.intp))
-        self._keep(len(self._masks))
+        self._keep(rows)
 
     def _keep(self, rows: int) -> None:
         words, parts = self._model.words, len(self._model.nodes) - 1

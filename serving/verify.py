@@ -5,7 +5,6 @@
 A file that crashes or stalls what reads it takes this process with it, not one that answers requests.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from models.bundle import load_bundle
 
 def main() -> int:
     folder, identity = sys.argv[1:]
-    os.nice(10)  # requests come first
     try:
         load_bundle(Path(folder), identity=identity)
     except BundleError as error:
