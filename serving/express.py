@@ -5,6 +5,7 @@ doubt: another method or path, a header that says how to read the body, a wrong 
 takes, a server that drains, whatever the hot route does not take or fails at: all of it goes uvicorn's way, as ever.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -47,6 +48,7 @@ class Express:
         self._line = b"POST %b HTTP/1.1\r\n" % path.encode()
         self._max_head, self._max_body = max_head, max_body
         self._heads: dict[bytes, Head | None] = {}
+        self._turn: float | None = None  # when the first of the requests was begun that one look of the loop found: others waited
 
     def head_of(self, data: bytes) -> Head | None:
         """None where the request that begins with these bytes is for uvicorn."""
@@ -82,15 +84,19 @@ class Express:
             return None
         return Head(len(text) + int(sizes[0]), len(text), deadline_s)
 
-    def answer(self, data: bytes, head: Head, waited_s: float, done: Callable[[int, bytes | Refusal | None], None]) -> bool:
+    def answer(self, data: bytes, head: Head, done: Callable[[int, bytes | Refusal | None], None]) -> bool:
         """Whether the request is taken; `done` gets status and body once, maybe at once; no body: uvicorn's way after all.
 
-        data: all of the request. waited_s: since it could have been begun.
+        data: all of the request.
         """
         engine = self._hot.engine()
         if engine is None:
             return False
         began = perf_counter()
+        if (turn := self._turn) is None:
+            self._turn = turn = began
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        waited_s = began - turn
         admission, metrics = self._admission, self._metrics
         if (why := admission.refusal(waited_s)) is not None:
             metrics.shed[why].add()
@@ -115,6 +121,9 @@ class Express:
 
         self._hot.reader.ask_then(prepared.plan.commands, head.deadline_s - (prepared.decoded - began), replied)
         return True
+
+    def _end_turn(self) -> None:
+        self._turn = None
 
     def _finished(self, prepared: Prepared, replies: Any) -> bytes | None:
         try:

@@ -91,8 +91,7 @@ class Protocol(HttpToolsProtocol):
             return True
         self._busy, waited_since = True, self.waits_since
         self.waits_since = None
-        waited_s = max(0.0, monotonic() - self.loop.time())  # the loop's time is that of its last look at the connections
-        if express.answer(data, head, waited_s, partial(self._answered, data)):
+        if express.answer(data, head, partial(self._answered, data)):
             return True
         self._busy, self.waits_since = False, waited_since
         return False
