@@ -45,8 +45,8 @@ def test_it_finds_what_it_has_learned_in_any_order(known: KnownCandidates) -> No
     "candidates",
     [
         '[{"ad_id": "a1"}, {"ad_id": "b1"}]', '[{"ad_id": "a1"}, {"ad_id": "a1"}]', "[]", "[ ]", '[{"ad_id": "a1"},]',
-        '[{"ad_id": "a1"} {"ad_id": "a2"}]', '[{"ad_id": "a1"', '[{"ad_id": "a1"}', '[{"ad_id": "\\u0061\\u0031"}]', "[1]", '["a1"]',
-        '[{"ad_id":"a1"}]', '[[{"ad_id": "a1"}]]', '[{"ad_id": "a1", "ad_id": "a1"}]', '[{"ad_id": "a1"}, null]', "{}", "null",
+        '[{"ad_id": "a1"} {"ad_id": "a2"}]', '[{"ad_id": "a1"', '[{"ad_id": "a1"}', '[{"ad_id": "\\u0061\\u0031"}]', "[1]",
+        '["a1"]', '[{"ad_id":"a1"}]', '[[{"ad_id": "a1"}]]', '[{"ad_id": "a1", "ad_id": "a1"}]', '[{"ad_id": "a1"}, null]', "{}", "null",
         json.dumps([{"ad_id": name} for name in _NAMES] * 2),
     ],
 )  # fmt: skip
@@ -95,8 +95,10 @@ def test_a_changed_body_is_refused_or_answered_as_by_the_plain_route(started: St
     for _ in range(3):
         started.client.post(PREDICT, content=whole.encode(), headers=HOT)
     assert started.served[-1].plan.known is not None
-    bodies = [whole.replace('"candidates"', word) for word in ('"candidates_"', '"c\\u0061ndidates"', '"context"', '"request_id"')]
-    bodies += [whole[:-1] + more for more in (', "candidates": []}', ', "candidates": 7}', ', "c\\u0061ndidates": []}', ', "x": 1}')]
+    words = '"candidates_"', '"c\\u0061ndidates"', '"context"', '"request_id"'
+    bodies = [whole.replace('"candidates"', word) for word in words]
+    more = ', "candidates": []}', ', "candidates": 7}', ', "c\\u0061ndidates": []}', ', "x": 1}'
+    bodies += [whole[:-1] + end for end in more]
     bodies += ['{"candidates": [], ' + whole[1:], '{"candidates": [{}], ' + whole[1:], whole + whole]
     spots = draw.integers(len(whole), size=300).tolist()
     bodies += [whole[:at] + str(draw.choice(list('{}[]",:\\ a1'))) + whole[at + int(draw.integers(2)) :] for at in spots]
@@ -120,7 +122,7 @@ def test_a_new_ad_s_counters_replace_what_was_known_of_it(started: Started, demo
     for _ in range(3):
         before = answer(HOT)
     assert started.served[-1].plan.known is not None
-    row = {name: 900 if name.startswith("impressions") else 400 for name in demo.counter_columns if not name.endswith("_us")}
+    row: dict[str, int | None] = {name: 900 if name.startswith("impressions") else 400 for name in demo.counter_columns if not name.endswith("_us")}
     fill(redis_address, demo, {("ad", ("an ad to come",)): row})
     for _ in range(500):
         if (now := answer(HOT)) != before:
