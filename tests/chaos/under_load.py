@@ -50,13 +50,13 @@ def requests(count: int = 60, candidates: int = CANDIDATES) -> list[bytes]:
 
 @dataclass
 class Trial:
-    """calm: what came before anything was done. busy: cores that the server took in it. begun, ended: of the fault, monotonic."""
+    """calm, begun, ended: from when on nothing was done yet, and the fault's moments, monotonic. busy: cores the server took."""
 
     installed: Installation
     server: Running
     load: OpenLoad
     rate: float
-    calm: list[Told]
+    calm: float
     busy: float
     begun: float = 0.0
     ended: float = 0.0
@@ -71,12 +71,13 @@ class Trial:
     def judge(self, name: str, expected: set[str]) -> str:
         """Nothing failed or was mixed or was later than the deadline, but for what the machine shows at rest; lacks were named.
 
-        Waits for recovery first. expected: reasons in the fault. Returns what a person wants to know.
+        Waits for recovery first, then ends the load. expected: reasons in the fault. Returns what a person wants to know.
         """
         time.sleep(RECOVERED_S + 1)
-        replies = list(self.load.replies)
+        self.load.end()
+        replies, calm = self.load.replies, self.load.between(self.calm, self.begun)
         hurt = [reply for reply in replies if reply.at - reply.seconds >= self.begun and reply.at < self.ended + RECOVERED_S]
-        at_rest, latest = (max(reply.seconds for reply in some) for some in (self.calm, hurt))
+        at_rest, latest = (max(reply.seconds for reply in some) for some in (calm, hurt))
         bound = WITHIN_S + at_rest + 0.005
         late = sum(reply.seconds > bound for reply in hurt)
         failed = {status: count for status, count in statuses(replies).items() if status != 200}
@@ -119,11 +120,11 @@ def asked(installed: Installation, *arguments: str) -> Iterator[Trial]:
     with installed.started(*arguments) as server:
         rate = saturation(server.port, made, 3.0) / 2
         with open_load(server.port, made, rate) as load:
-            time.sleep(1.0)
+            time.sleep(2.0)
             begun, used = time.monotonic(), _cpu_s(server)
             time.sleep(CALM_S)
             busy = (_cpu_s(server) - used) / CALM_S
-            yield Trial(installed, server, load, rate, load.between(begun, time.monotonic()), busy)
+            yield Trial(installed, server, load, rate, begun, busy)
 
 
 def _cpu_s(server: Running) -> float:
