@@ -14,7 +14,7 @@ from conf.errors import EXIT_REFUSED, BundleError
 
 def main() -> int:
     folder, identity = sys.argv[1:]
-    os.nice(19)  # requests come first, also before what is imported here, which is most of the work
+    os.nice(10)  # requests come first; from here on, as imports are most of the work
     import serving.lean  # noqa: F401  # before anything that imports xgboost or pyarrow
     from models.bundle import load_bundle
 
