@@ -20,7 +20,7 @@ from conf.settings import CONF
 from models.bundle import save_bundle
 from models.calibration import Calibrator
 from models.published import publish
-from tests.chaos.under_load import asked, installation
+from tests.chaos.under_load import asked, installation, tried_again
 from tests.serving.both_routes import exact_bundle
 from tests.serving.installation import Installation, Running
 from tests.serving.open_load import answered
@@ -74,8 +74,9 @@ def _made(installed: Installation, demo: Contract, count: int) -> list[Path]:
     return folders
 
 
+@tried_again
 def test_a_model_reloaded_fifty_times(filled: str, demo: Contract, tmp_path: Path) -> None:
-    installed = installation(tmp_path / "state", filled, demo)
+    installed = installation(tmp_path, filled, demo)
     made, root = _made(installed, demo, RELOADS), installed.state / "bundles" / demo.name
     with asked(installed) as trial:
         memory = [_resident_mb(trial.server)]
@@ -91,8 +92,9 @@ def test_a_model_reloaded_fifty_times(filled: str, demo: Contract, tmp_path: Pat
     assert memory[-1] < memory[10] * 1.02 + 2, "what a model took it gives back"
 
 
+@tried_again
 def test_a_bad_model_is_offered(filled: str, demo: Contract, tmp_path: Path) -> None:
-    installed = installation(tmp_path / "state", filled, demo)
+    installed = installation(tmp_path, filled, demo)
     root = installed.state / "bundles" / demo.name
     damaged, *_ = _made(installed, demo, 1)
     (damaged / "trees.ubj").write_bytes((damaged / "trees.ubj").read_bytes()[:-3])
@@ -106,8 +108,9 @@ def test_a_bad_model_is_offered(filled: str, demo: Contract, tmp_path: Path) -> 
         assert {answered(reply.body)[0] for reply in trial.load.replies} == {"0"}
 
 
+@tried_again
 def test_one_of_two_workers_is_ended(filled: str, demo: Contract, tmp_path: Path) -> None:
-    installed = installation(tmp_path / "state", filled, demo)
+    installed = installation(tmp_path, filled, demo)
     with asked(installed, "--workers", "2") as trial:
         first, second = trial.server.workers()
         with trial.fault():
@@ -138,8 +141,9 @@ def _fill_up(path: Path) -> None:
             pass
 
 
+@tried_again
 def test_the_disk_under_the_log_is_full(filled: str, demo: Contract, tmp_path: Path) -> None:
-    installed = installation(tmp_path / "state", filled, demo, log__share="0.05", log__every="1s")
+    installed = installation(tmp_path, filled, demo, log__share="0.05", log__every="1s")
     served = served_folder(installed.state, demo.name, demo.hash, ID_KEY.fingerprint)
     with _small_disk(served), asked(installed) as trial:
         rows, lost = "clickodds_served_log_rows_total", 'clickodds_served_log_dropped_total{full="disk"}'
