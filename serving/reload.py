@@ -67,8 +67,7 @@ class Reloader:
 
     async def _verified(self, named: Named) -> ServingState:
         """The state of a champion that a child process and this one have verified. Raises BundleError."""
-        program = ["nice", "-n", "19", sys.executable, "-m", "serving.verify"]  # its imports, too, come after requests
-        command = [*program, str(self._root / named.identity), named.identity]
+        command = [sys.executable, "-m", "serving.verify", str(self._root / named.identity), named.identity]
         # not asyncio's own: it forks, and a process of this size takes long to copy
         child = await asyncio.to_thread(subprocess.Popen, command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         try:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from conf.contract_file import load_contract
 from conf.redis_server import free_port, redis_server
 from conf.settings import CONF
 from feature_repo.redis_layout import redis_key
-from tests.chaos.under_load import FAULT_S, asked, installation
+from tests.chaos.under_load import FAULT_S, asked, installation, tried_again
 from tests.serving.cluster import redis_cluster, until
 from tests.serving.parts import FeastStore, fill
 from tests.serving.proxy import proxy
@@ -50,7 +51,7 @@ class Online:
         os.kill(pid, signal.SIGKILL)
 
     def start(self, *, empty: bool) -> None:
-        folder = self.folder / "empty" if empty else self.folder
+        folder = Path(mkdtemp(dir=self.folder)) if empty else self.folder
         self.stack.enter_context(redis_server(folder, self.port))
 
 
@@ -107,19 +108,21 @@ FAULTS: list[tuple[Callable[[Online], AbstractContextManager[None]], str]] = [
 
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS)
+@tried_again
 def test_a_fault_of_redis_costs_features_and_no_answer(
     fault: Callable[[Online], AbstractContextManager[None]], reason: str, online: Online, tmp_path: Path
 ) -> None:
-    installed = installation(tmp_path / "state", f"127.0.0.1:{online.port}", online.store.contract)
+    installed = installation(tmp_path, f"127.0.0.1:{online.port}", online.store.contract)
     with asked(installed) as trial:
         with trial.fault(), fault(online):
             time.sleep(FAULT_S)
         trial.judge(fault.__name__, {reason})
 
 
+@tried_again
 def test_a_slow_redis_costs_features_and_no_answer(online: Online, tmp_path: Path) -> None:
     with proxy(online.port) as front:
-        installed = installation(tmp_path / "state", f"127.0.0.1:{front.port}", online.store.contract)
+        installed = installation(tmp_path, f"127.0.0.1:{front.port}", online.store.contract)
         with asked(installed) as trial:
             with trial.fault():
                 front.delay_s = 0.05
@@ -128,12 +131,13 @@ def test_a_slow_redis_costs_features_and_no_answer(online: Online, tmp_path: Pat
             trial.judge("slow by 50 ms", {"redis_unavailable"})
 
 
+@tried_again
 def test_a_primary_of_a_cluster_dies_and_its_replica_takes_over(tmp_path: Path) -> None:
     """The fault ends when the cluster says that all is well; the primary is the clock's, without which nothing is fresh."""
     demo = load_contract(CONF / "contracts" / "demo.yaml")
-    with redis_cluster(tmp_path / "cluster", replicas=3) as cluster:
-        fill(FeastStore(demo, tmp_path), cluster.address)
-        installed = installation(tmp_path / "state", cluster.address, demo)
+    with redis_cluster(Path(mkdtemp(dir=tmp_path)), replicas=3) as cluster:
+        fill(FeastStore(demo, Path(mkdtemp(dir=tmp_path))), cluster.address)
+        installed = installation(tmp_path, cluster.address, demo)
         lost = cluster.owner(redis_key(demo.name, {}))
         others = [node for node in cluster.nodes if node is not lost]
         with asked(installed) as trial:

@@ -1,10 +1,12 @@
 """A server that is asked at half of what it can answer, and what a fault cost those who asked."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from conf.contract import Contract
@@ -17,16 +19,37 @@ from tests.serving.open_load import OpenLoad, Told, mixed, open_load, reasons, s
 WITHIN_S = load_settings().serving.redis_deadline_ms / 1e3  # what Redis has not answered by then is unavailable
 RECOVERED_S = 2.0
 FRESH_IN_A_ROW = 100
+ATTEMPTS = 3
 CALM_S = 6.0
 FAULT_S = 4.0  # less than CALM_S: the latest of fewer requests is no later, where nothing is wrong
 CANDIDATES = 100
 USERS = ("known", "42", "never seen")
 
 
-def installation(state: Path, redis: str, contract: Contract, **settings: str) -> Installation:
-    """With a model that is compiled, the settings' deadline, and a queue that sheds nobody: what is late is to show as late."""
-    usual = {"drain": "1s", "queue_age_ms": "30000", "redis_deadline_ms": f"{WITHIN_S * 1e3}", "reload_every": "1s"}
-    made = Installation.make(state, redis, usual | settings)
+class Late(AssertionError):
+    """An answer came later than it may: by the server's fault, or because the machine had something else to do."""
+
+
+def tried_again[**P](trial: Callable[P, None]) -> Callable[P, None]:
+    """A test that may be late twice, on a machine that is not its own: a server that is always late is found all the same."""
+
+    @wraps(trial)
+    def several(*args: P.args, **kwargs: P.kwargs) -> None:
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return trial(*args, **kwargs)
+            except Late:
+                if not left:
+                    raise
+
+    return several
+
+
+def installation(folder: Path, redis: str, contract: Contract, **settings: str) -> Installation:
+    """With a model that is compiled, the settings' deadline, and bounds that shed nobody: what is late is to show as late."""
+    usual = {"drain": "1s", "queue_age_ms": "30000", "in_flight": "10000", "max_connections": "10000", "reload_every": "1s"}
+    usual["redis_deadline_ms"] = f"{WITHIN_S * 1e3}"
+    made = Installation.make(Path(mkdtemp(dir=folder)), redis, usual | settings)
     exact = exact_bundle(contract)
     made.publish(contract, "0", trees=exact.trees, ridge=exact.ridge)
     return made
@@ -50,13 +73,13 @@ def requests(count: int = 60, candidates: int = CANDIDATES) -> list[bytes]:
 
 @dataclass
 class Trial:
-    """calm: what came before anything was done. busy: cores that the server took in it. begun, ended: of the fault, monotonic."""
+    """calm, begun, ended: from when on nothing was done yet, and the fault's moments, monotonic. busy: cores the server took."""
 
     installed: Installation
     server: Running
     load: OpenLoad
     rate: float
-    calm: list[Told]
+    calm: float
     busy: float
     begun: float = 0.0
     ended: float = 0.0
@@ -71,12 +94,13 @@ class Trial:
     def judge(self, name: str, expected: set[str]) -> str:
         """Nothing failed or was mixed or was later than the deadline, but for what the machine shows at rest; lacks were named.
 
-        Waits for recovery first. expected: reasons in the fault. Returns what a person wants to know.
+        Waits for recovery first, then ends the load. expected: reasons in the fault. Returns what a person wants to know.
         """
         time.sleep(RECOVERED_S + 1)
-        replies = list(self.load.replies)
+        self.load.end()
+        replies, calm = self.load.replies, self.load.between(self.calm, self.begun)
         hurt = [reply for reply in replies if reply.at - reply.seconds >= self.begun and reply.at < self.ended + RECOVERED_S]
-        at_rest, latest = (max(reply.seconds for reply in some) for some in (self.calm, hurt))
+        at_rest, latest = (max(reply.seconds for reply in some) for some in (calm, hurt))
         bound = WITHIN_S + at_rest + 0.005
         late = sum(reply.seconds > bound for reply in hurt)
         failed = {status: count for status, count in statuses(replies).items() if status != 200}
@@ -93,9 +117,9 @@ class Trial:
         assert "the Booster answers" not in self.installed.log()
         assert not failed, failed
         assert mixed_up == 0
-        assert late == 0
         assert expected <= reasons(hurt).keys() <= expected | {"fresh", "redis_late", "redis_unavailable"}
-        assert recovered_s <= RECOVERED_S
+        if late or recovered_s > RECOVERED_S:
+            raise Late(said)
         return said
 
 
@@ -119,11 +143,11 @@ def asked(installed: Installation, *arguments: str) -> Iterator[Trial]:
     with installed.started(*arguments) as server:
         rate = saturation(server.port, made, 3.0) / 2
         with open_load(server.port, made, rate) as load:
-            time.sleep(1.0)
+            time.sleep(2.0)
             begun, used = time.monotonic(), _cpu_s(server)
             time.sleep(CALM_S)
             busy = (_cpu_s(server) - used) / CALM_S
-            yield Trial(installed, server, load, rate, load.between(begun, time.monotonic()), busy)
+            yield Trial(installed, server, load, rate, begun, busy)
 
 
 def _cpu_s(server: Running) -> float:

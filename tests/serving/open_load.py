@@ -1,6 +1,13 @@
-"""Requests that come when they come, whether or not the ones before are answered, and what became of each."""
+"""Requests that come when they come, whether or not the ones before are answered, and what became of each.
+
+They come from a process of their own: what a test does meanwhile must not make them late.
+"""
 
 import asyncio
+import gc
+import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -14,6 +21,7 @@ import msgspec
 import numpy as np
 import uvloop
 
+from conf.settings import ROOT
 from tests.serving.load import LOST, REFUSED
 
 
@@ -29,11 +37,19 @@ class Told(NamedTuple):
 
 @dataclass
 class OpenLoad:
-    """Replies so far, in the order they came; equal bodies are one object."""
+    """replies: in the order they came, once it has ended; equal bodies are one object."""
 
+    process: "subprocess.Popen[bytes] | None" = None
     replies: list[Told] = field(default_factory=list)
     bodies: dict[bytes, bytes] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def end(self) -> None:
+        """Ask no more, and hear what became of all."""
+        if self.process is not None:
+            said, _ = self.process.communicate(timeout=60)
+            self.replies = [Told(*reply) for reply in pickle.loads(said)]  # noqa: S301  # our own
+            self.process = None
 
     def between(self, begun: float, ended: float) -> list[Told]:
         """Those that ended between two moments."""
@@ -69,15 +85,22 @@ def mixed(replies: Sequence[Told]) -> int:
 
 @contextmanager
 def open_load(port: int, requests: Sequence[bytes], rate: float, seed: int = 1) -> Iterator[OpenLoad]:
-    """Poisson arrivals at `rate` requests a second, in a thread; the requests take turns."""
-    found = OpenLoad()
-    thread = threading.Thread(target=lambda: uvloop.run(_send(port, requests, rate, seed, found)))
-    thread.start()
+    """Poisson arrivals at `rate` requests a second, until `end` or the end of the block; the requests take turns."""
+    command = [sys.executable, "-m", __name__, str(port), str(rate), str(seed)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    found = OpenLoad(process)
+    assert process.stdin is not None
+    pickle.dump(list(requests), process.stdin)
+    process.stdin.flush()
     try:
         yield found
+        found.end()
     finally:
-        found.stop.set()
-        thread.join(60)
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        if process.stdout:
+            process.stdout.close()
 
 
 def saturation(port: int, requests: Sequence[bytes], seconds: float, callers: int = 16) -> float:
@@ -175,3 +198,23 @@ async def _send(port: int, requests: Sequence[bytes], rate: float, seed: int, fo
     for connection in idle:
         connection.transport.abort()
     await asyncio.sleep(0.1)
+
+
+def main() -> None:
+    """The process that asks. Reads the requests, ends when nothing more can come, says what became of them."""
+    found = OpenLoad()
+    requests = pickle.load(sys.stdin.buffer)  # noqa: S301
+
+    def until_told() -> None:
+        sys.stdin.buffer.read()
+        found.stop.set()
+
+    threading.Thread(target=until_told, daemon=True).start()
+    port, rate, seed = sys.argv[1:]
+    gc.disable()  # a pause of ours would be taken for one of the server's
+    uvloop.run(_send(int(port), requests, float(rate), int(seed), found))
+    pickle.dump([tuple(reply) for reply in found.replies], sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()
