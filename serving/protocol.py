@@ -83,7 +83,8 @@ class Protocol(HttpToolsProtocol):
             return False
         if len(data) > head.size:
             return False
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         if len(data) < head.size:
             self._held = data
             if self.waits_since is None:
