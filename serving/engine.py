@@ -10,6 +10,7 @@ from conf.contract import Contract
 from feature_repo.redis_layout import LayoutError
 from feature_repo.vectorize import Float32, Float64
 from models.published import Champion
+from serving.calibrated import probabilities_of
 from serving.candidate_rows import CandidateRows
 from serving.freshness import Freshness, Reason, judge_clock
 from serving.key_reader import decode_clock, used_counters
@@ -58,6 +59,7 @@ class Engine:
         self._times = Part.of([(n, f) for n, f in enumerate(self._vectors.direct) if f.kind in TIMES])
         self._of_quarter: dict[int, list[float]] = {}
         self._unreadable = Seldom(log)
+        self._probabilities = probabilities_of(champion.bundle.calibrator)
         places = {name: place for place, name in enumerate(contract.columns_of("request"))}
         codes = {column: {word: float(code) for code, word in enumerate(words)} for column, words in fitted.vocabularies.items()}
         # how each direct value is had: from the time, from a code, or as a number
@@ -89,7 +91,7 @@ class Engine:
         reasons = [replies] if isinstance(replies, Reason) else []
         if freshness.reason and not (reasons and freshness.age_us is None):  # that nothing was ever read says no more
             reasons.append(freshness.reason)
-        probabilities = self.champion.bundle.calibrator.probabilities(margins)
+        probabilities = self._probabilities(margins)
         return Scored(margins, probabilities, reasons, freshness, as_of_us, self._rows.kept.everything)
 
     def _judged(self, replies: Sequence[Any] | Reason, time_us: int) -> tuple[Freshness, int | None]:

@@ -214,3 +214,25 @@ def sum_by_table(  # type: ignore[no-untyped-def]
             summed += flat[at + np.uint64(row[word])]
             at += stride
         margins[candidate] = (shared + units[rows[0, candidate]] + summed) * terms.grid
+
+
+@compiled
+def interpolate(values, at, to):  # type: ignore[no-untyped-def]
+    """numpy.interp, in place and by its own arithmetic; at: rising."""
+    last = at.shape[0] - 1
+    for n in range(values.shape[0]):
+        value = values[n]
+        if value <= at[0]:
+            values[n] = to[0]
+        elif value >= at[last]:
+            values[n] = to[last]
+        else:
+            low, high = 0, last
+            while high - low > 1:
+                middle = (low + high) >> 1
+                if at[middle] <= value:
+                    low = middle
+                else:
+                    high = middle
+            slope = (to[low + 1] - to[low]) / (at[low + 1] - at[low])
+            values[n] = slope * (value - at[low]) + to[low]
