@@ -19,6 +19,7 @@ from feature_repo.vectorize import Float32, Float64
 from models.bundle import Bundle
 from models.merging import GRID, Tree, trees_of
 from models.ridge import FARTHEST
+from serving.large_pages import beside
 from serving.sides import Part
 
 _LEAVES = 64
@@ -108,9 +109,8 @@ class MaskScorer:
         self._numbered = True  # while a byte is enough
         self._codes = np.empty((rows, words), dtype=np.uint8)
         room = self._kernels.NUMBERS + 8  # not a power of two, whose lines would share few sets of the cache
-        self._distinct = np.empty((parts, words, room), dtype=np.uint64)
-        self._counts = np.zeros((parts, words), dtype=np.int64)
-        self._table = np.empty((words, room), dtype=np.int32)
+        distinct, table = np.zeros((parts, words, room), dtype=np.uint64), np.zeros((words, room), dtype=np.int32)
+        self._distinct, self._table, self._counts = beside(distinct, table, np.zeros((parts, words), dtype=np.int64))
 
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
         model, masks, part = self._model, self._masks, of - 1
@@ -158,6 +158,8 @@ class _Compiled:
         self.nodes = [_part_nodes([asked.get(p, []) for p in part.positions], self.words) for part in parts]
         self.terms = [_part_terms(bundle, part) for part in parts]
         self.intercept = round(bundle.ridge.intercept / GRID) if bundle.ridge else 0
+        self.leaves, *asked_of_all = beside(self.leaves, *self.nodes[0])
+        self.nodes[0] = type(self.nodes[0])(*asked_of_all)
 
 
 class _Node:
