@@ -1,13 +1,17 @@
 """A request that goes past uvicorn's parser is answered as one that does not, however it is cut, mixed and interrupted."""
 
+import asyncio
 import json
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from conf.contract import Contract
+from conf.redis_server import free_port
+from tests.serving.both_routes import Start, exact_bundle
 from tests.serving.installation import Installation, Running
 from tests.serving.load import request_bytes
 from tests.serving.test_change_under_load import BODY
@@ -115,3 +119,23 @@ def test_a_caller_that_goes_away_leaves_nothing_behind(server: Running) -> None:
         caller.socket.sendall(part)
         caller.socket.close()
     assert _asked(server, EXPRESS)[0][0] == 200
+
+
+def test_what_fails_goes_uvicorn_s_way(demo: Contract, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    express = start(demo, exact_bundle(demo), f"127.0.0.1:{free_port()}").client.app.express  # type: ignore[attr-defined]
+    said: list[tuple[int, Any]] = []
+
+    async def answer() -> bool:
+        head = express.head_of(EXPRESS)
+        assert head is not None
+        taken: bool = express.answer(EXPRESS, head, lambda *of: said.append(of))
+        return taken
+
+    assert asyncio.run(answer())
+    monkeypatch.setattr("serving.engine.Engine.score", lambda *_: 1 / 0)
+    assert asyncio.run(answer())
+    assert [type(body) for _, body in said] == [bytes, type(None)]
+    monkeypatch.setattr("serving.hot.HotRoute.prepared", lambda *_: 1 / 0)
+    assert not asyncio.run(answer())
+    assert express.head_of(EXPRESS.replace(b"/v1/predict", b"/v1/explain")) is None
+    assert express.head_of(EXPRESS.replace(b"content-length: ", b"content-length: 999")) is None, "larger than a body may be"
