@@ -3,13 +3,14 @@
 One round trip holds the clock, the request's own keys, its crosses (user x ad), and candidates that are not in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conf.contract import AS_OF, CLOCK, Contract
 from conf.personal import IdKey
+from feature_repo.redis_layout import key_text
 from serving.canonical import raw_text
 from serving.key_reader import KeyReader, clock_command
 from serving.residents import Residents
@@ -17,6 +18,9 @@ from serving.sides import key_side
 
 if TYPE_CHECKING:
     from serving.known_candidates import Asked
+
+_REMEMBERED = 100_000  # values of a column
+_UNSEEN: Any = object()
 
 
 def field_name(number: int) -> str:
@@ -62,6 +66,7 @@ class Planner:
         self._context = [(n, name, texts[name]) for n, name in enumerate(of_request) if name in texts]
         self._getters = [(name, attrgetter(field_name(n))) for n, name in enumerate(of_candidate)]
         self.texts = {name: texts[name] for name in of_candidate if name in texts}
+        self._key_texts: dict[str, dict[Any, bytes | None]] = {name: {} for name in self.texts}
         sides = {key: key_side(contract, key) for key in contract.keys}
         self.request_keys = {key: KeyReader(contract, key) for key, side in sides.items() if side == "request"}
         self.cross_keys = {key: KeyReader(contract, key) for key, side in sides.items() if side == "cross"}
@@ -116,11 +121,36 @@ class Planner:
         values = _values(plan.candidates, of_candidate)
         single = len(of_candidate) == 1
         places: dict[Any, int | None] = {}
+        if single:
+            self._cross_one(plan, reader, of_candidate[0], dict.fromkeys(values), places)
+            return values, places
         for value in dict.fromkeys(values):
             own = dict(zip(of_candidate, (value,) if single else value, strict=True))
             texts = [self.texts[c](own[c]) if c in own else plan.texts[c] for c in reader.columns]
             places[value] = None if None in texts else self._ask(plan, reader, reader.redis_key(texts))  # type: ignore[arg-type]
         return values, places
+
+    def _cross_one(
+        self, plan: Plan, reader: KeyReader, column: str, values: Iterable[Any], places: dict[Any, int | None]
+    ) -> None:  # fmt: skip
+        """Keys that differ in one column's value: what is the same in all of them is made once."""
+        texts = [None if name == column else plan.texts[name] for name in reader.columns]
+        if texts.count(None) > 1:
+            places.update(dict.fromkeys(values))
+            return
+        before, after = reader.redis_key.around(texts)
+        known, commands = self._key_texts[column], plan.commands
+        if len(known) > _REMEMBERED:
+            known.clear()
+        for value in values:
+            if (text := known.get(value, _UNSEEN)) is _UNSEEN:
+                told = self.texts[column](value)
+                text = known[value] = None if told is None else key_text(told)
+            if text is None:
+                places[value] = None
+            else:
+                places[value] = len(commands)
+                commands.append(reader.hmget(before + text + after))
 
     @staticmethod
     def _ask(plan: Plan, reader: KeyReader, redis_key: bytes) -> int:
