@@ -1,7 +1,7 @@
 # Needs make, any Python from 3.9 on, and bash for Spark's own scripts. Java and Redis come as wheels where the machine has none.
 # CONTRACT and DATA choose the log of `make demo`; without them it simulates one.
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test soak-log soak-model chaos lint bench bench-asof bench-log bench-model bench-calibration bench-train bench-serving bench-materialize soak-materialize env lock clean
+.PHONY: help install demo serve test audit soak-log soak-model chaos lint bench bench-asof bench-log bench-model bench-calibration bench-train bench-serving bench-materialize soak-materialize soak-serving env lock clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -39,8 +39,14 @@ soak-model: $(INSTALLED) ## tuning that is killed and goes on, a category of 100
 soak-materialize: $(INSTALLED) ## materializations killed at 10 moments each, and Redis under them; long
 	@$(MAKE) test ARGS='-n0 -m soak tests/feature_repo $(ARGS)'
 
+soak-serving: $(INSTALLED) ## an hour of load: memory, descriptors and tasks of the server; ARGS='--minutes 2 --rate 300'
+	@$(BIN)/python -m bench.serving_soak $(ARGS)
+
 chaos: $(INSTALLED) ## a training whose executors and driver are killed; a server whose Redis stalls or dies, and too many callers; long
 	@$(MAKE) test ARGS='-n0 -m chaos tests/chaos $(ARGS)'
+
+audit: $(UV) ## known vulnerabilities of the packages of requirements.lock; asks PyPI
+	@$(UV) tool run --quiet pip-audit@2.10.0 --strict --require-hashes --disable-pip -r requirements.lock
 
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy

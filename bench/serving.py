@@ -10,7 +10,6 @@ docs/benchmarks.md; the last line is JSON.
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,23 +22,20 @@ from typing import Any
 
 import numpy as np
 
-from bench.report import machine, write_section
-from bench.serving_load import GET, PERCENTILES, Client, as_post, closed_loop, open_loop, predictions, resident_mib, wait_for
+from bench.report import write_section
+from bench.serving_costs import ours, seen_after, start_and_memory, under_updates
+from bench.serving_load import GET, Client, as_post, closed_loop, fresh, open_loop, wait_for
+from bench.serving_page import NAMES, page
 from bench.serving_world import SHAPES, Shape, World, install, write_contract
 from conf.environment import environment
 from conf.redis_server import free_port, redis_server
 from conf.settings import ROOT, load_settings
 
 SIZES = (1, 10, 100, 200)
-NAMES = {
-    "naive": "FastAPI + Feast SDK + pandas + mlflow pyfunc",
-    "feast_sdk": "FastAPI + Feast SDK used well + Booster",
-    "ours": "ours",
-    "route": "ours, plain route",
-    "empty": "an empty FastAPI route",
-}
 _PLAIN_TYPE = "application/json; charset=utf-8"  # what the hot route leaves to the plain one
 _DISTINCT = 500  # requests of each size
+_COMPARED_SIZES = (1, 10, 10, 100)
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the rate at which the server's core is full, by its CPU in the closed loop
 
 
 @dataclass
@@ -49,7 +45,8 @@ class Bed:
     shape: Shape
     world: World
     servers: dict[str, tuple[int, int]]
-    bundle: Any
+    folder: Path
+    redis: str
 
 
 def main() -> int:
@@ -58,18 +55,22 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="candidates of a request (%(default)s)")
     parser.add_argument("--only", nargs="+", default=list(NAMES), choices=list(NAMES), help="servers (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=2, help="of each server in each round (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=1, help="of each server in each round (%(default)s)")
     parser.add_argument("--open", type=float, default=10, help="seconds at each rate of the open loop; 0: none (%(default)s)")
-    parser.add_argument("--compared", type=int, default=20_000, help="candidates whose answers are compared (%(default)s)")
+    parser.add_argument("--compared", type=int, default=20_000, help="requests whose answers are compared (%(default)s)")
+    parser.add_argument("--add", action="store_true", help="keep what earlier runs measured of other shapes")
     parser.add_argument("--no-page", action="store_true", help="leave docs/benchmarks.md as it is")
     args = parser.parse_args()
-    results: dict[str, Any] = {}
+    kept = load_settings().state / "bench" / "serving.json"
+    results: dict[str, Any] = json.loads(kept.read_text()) if args.add and kept.exists() else {}
     for shape in (SHAPES[name] for name in args.shapes):
         with tempfile.TemporaryDirectory(prefix="bench-serving-") as folder, _bed(shape, Path(folder), args.only) as bed:
             results[shape.name] = _measured(bed, args)
             print(json.dumps({shape.name: results[shape.name]}), file=sys.stderr, flush=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(results))
     if not args.no_page:
-        write_section("serving", _page(results))
+        write_section("serving", page(results))
     first = results[args.shapes[0]]
     print(json.dumps({"bench": "serving", **first, "shapes": results}))
     return 0
@@ -86,11 +87,18 @@ def _measured(bed: Bed, args: argparse.Namespace) -> dict[str, Any]:
     if {"ours", "route"} <= set(bed.servers):
         result |= {"compared": args.compared, "mismatches": _mismatches(bed, args.compared)}
     if "ours" in bed.servers and args.open:
-        pid, port = bed.servers["ours"]
+        _, port = bed.servers["ours"]
         requests = [as_post(body) for body in bed.world.requests(100, _DISTINCT, seed=7)]
-        saturation = 1e6 / cpu[str(100 if 100 in args.sizes else args.sizes[-1])]["ours"]
-        result["open_loop"] = [open_loop(port, requests, share * saturation, args.open) for share in (0.1, 0.25, 0.5, 0.75)]
-        result["resident_mib"] = round(resident_mib(pid))
+        full = 1e6 / cpu[str(100 if 100 in args.sizes else args.sizes[-1])]["ours"]
+        result["open_loop"] = {
+            "rates": [open_loop(port, requests, share * full, args.open) for share in SHARES],
+            "updates": under_updates(port, bed.redis, bed.world, requests, 0.25 * full, args.open),
+        }
+        seen = seen_after(port, bed.redis, bed.world, bed.world.requests(10, 1, seed=8)[0])
+        result["seen_after_s"] = {"median": round(median(seen), 3), "longest": round(max(seen), 3)}
+    if "ours" in bed.servers:
+        env = _environment(bed.folder, bed.redis)
+        result |= start_and_memory(env, bed.redis, bed.world, bed.world.requests(100, 1, seed=9)[0])
     return result
 
 
@@ -98,7 +106,7 @@ def _closed(bed: Bed, name: str, bodies: Sequence[bytes], seconds: float) -> flo
     pid, port = bed.servers[name]
     client = Client(port)
     requests = [GET] if name == "empty" else [as_post(b, content_type=_type(name)) for b in bodies]
-    for request in requests[:50]:
+    for request in requests[: 20 if name in ("naive", "feast_sdk") else _DISTINCT]:
         client.ask(request)
     try:
         return closed_loop(client, pid, requests, seconds)
@@ -110,12 +118,13 @@ def _type(name: str) -> str:
     return _PLAIN_TYPE if name == "route" else "application/json"
 
 
-def _mismatches(bed: Bed, candidates: int) -> int:
-    """Candidates whose answer by the hot route is not the plain route's, to the bit."""
+def _mismatches(bed: Bed, requests: int) -> int:
+    """Requests of which an answer by the hot route is not the plain route's, so the bundle's own, to the bit."""
     client, wrong = Client(bed.servers["ours"][1]), 0
-    for body in bed.world.requests(100, candidates // 100, seed=99):
-        hot, plain = (predictions(client.ask(as_post(body, content_type=_type(name)))) for name in ("ours", "route"))
-        wrong += sum(a != b for a, b in zip(hot, plain, strict=True))
+    for place, size in enumerate(_COMPARED_SIZES):
+        for body in bed.world.requests(size, requests // len(_COMPARED_SIZES), seed=99 + place):
+            hot, plain = (fresh(client, as_post(body, content_type=_type(name))) for name in ("ours", "route"))
+            wrong += hot != plain
     client.close()
     return wrong
 
@@ -124,7 +133,7 @@ def _mismatches(bed: Bed, candidates: int) -> int:
 def _bed(shape: Shape, folder: Path, only: Sequence[str]) -> Iterator[Bed]:
     contract = write_contract(shape, folder)
     world = World(contract)
-    bundle = install(shape, world, folder)
+    install(shape, world, folder)
     with ExitStack() as stack:
         address = stack.enter_context(redis_server(folder / "redis"))
         world.fill(address)
@@ -133,17 +142,17 @@ def _bed(shape: Shape, folder: Path, only: Sequence[str]) -> Iterator[Bed]:
             if name in only:
                 servers[name] = stack.enter_context(_other(name, folder, address))
         if {"ours", "route"} & set(only):
-            ours = stack.enter_context(_ours(folder, address))
-            servers |= {name: ours for name in ("ours", "route") if name in only}
+            pid, port, _ = stack.enter_context(ours(_environment(folder, address)))
+            servers |= {name: (pid, port) for name in ("ours", "route") if name in only}
         _agree(world, servers)
-        yield Bed(shape, world, servers, bundle)
+        yield Bed(shape, world, servers, folder, address)
 
 
 def _agree(world: World, servers: dict[str, tuple[int, int]]) -> None:
     """Ends the program where one server answers otherwise: then it would be no comparison."""
     body = world.requests(100, 1, seed=5)[0]
     asked = {name: port for name, (_, port) in servers.items() if name != "empty"}
-    said = {n: predictions(Client(port).ask(as_post(body, content_type=_type(n)))) for n, port in asked.items()}
+    said = {n: fresh(Client(port), as_post(body, content_type=_type(n))) for n, port in asked.items()}
     first = next(iter(said.values()), [])
     for name, found in said.items():
         far = np.abs(np.array([p["ctr"] for p in found]) - np.array([p["ctr"] for p in first])).max()
@@ -164,59 +173,9 @@ def _other(name: str, folder: Path, address: str) -> Iterator[tuple[int, int]]:
             server.kill()
 
 
-@contextmanager
-def _ours(folder: Path, address: str) -> Iterator[tuple[int, int]]:
-    command = [sys.executable, "-m", "serving", "--port", "0"]
-    with subprocess.Popen(command, env=_environment(folder, address), cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            said = server.stdout.readline() if server.stdout else ""
-            if (found := re.search(r":(\d+).*ready", said)) is None:
-                raise SystemExit(f"the server said {said!r}")
-            yield server.pid, int(found[1])
-        finally:
-            server.terminate()
-
-
 def _environment(folder: Path, address: str) -> dict[str, str]:
     settings = load_settings().model_copy(update={"state": folder, "contract": folder / "contract.yaml", "redis": address})
     return os.environ | environment(settings) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def _page(results: dict[str, Any]) -> str:
-    parts = []
-    for name, result in results.items():
-        shape, cpu = SHAPES[name], result["cpu_us"]
-        sizes = list(cpu)
-        rows = "\n".join(
-            f"| {title} | " + " | ".join(f"{cpu[size][server]:,.0f}" for size in sizes) + " |"
-            for server, title in NAMES.items()
-            if server in cpu[sizes[0]]
-        )
-        kinds = "with crosses" if shape.crosses else "without crosses"
-        ridge = " and a ridge part" if shape.ridge else ""
-        parts.append(
-            f"### {shape.trees:,} trees of depth {shape.depth}{ridge}, {kinds}\n\n"
-            f"| server CPU, us a request | {' | '.join(f'N = {size}' for size in sizes)} |\n|---|{'---|' * len(sizes)}\n{rows}\n"
-        )
-        if "mismatches" in result:
-            wrong, compared = result["mismatches"], result["compared"]
-            parts.append(f"{wrong} of {compared:,} answers of the hot route differ from the plain route's.\n")
-        if "open_loop" in result:
-            lines = "\n".join(
-                f"| {one['rate']:,} | {one['failed']} | " + " | ".join(str(one.get(p)) for p in PERCENTILES) + " |"
-                for one in result["open_loop"]
-            )
-            parts.append(f"| requests/s | failed | p50 ms | p90 | p99 | p99.9 |\n|---|---|---|---|---|---|\n{lines}\n")
-            parts.append(f"The process holds {result['resident_mib']:,} MiB.\n")
-    about = f"""## Serving
-
-The same model, Redis and requests for every server, one process each, on {machine()}; `make bench-serving` made this section.
-Closed loop over one connection, N candidates a request: CPU of the server's process, user and system, median of the rounds, in
-which the servers take turns. Redis' own CPU and the client's stay out. Open loop: Poisson arrivals, latency from when a request
-was due, client and Redis on the same machine. Nine of ten users and ads are known to Redis.
-"""
-    return about + "\n" + "\n".join(parts)
-
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvloop
 
 PATH = "/v1/predict"
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9}
@@ -78,6 +79,15 @@ def closed_loop(client: Client, pid: int, requests: Sequence[bytes], seconds: fl
     return (cpu_s(pid) - began) / count * 1e6
 
 
+def fresh(client: Client, request: bytes) -> list[dict[str, Any]]:
+    """The predictions of an answer that is not degraded: on a busy machine Redis' is late now and then."""
+    for _ in range(100):
+        reply = client.ask(request)
+        if b'"degraded":false' in reply:
+            return predictions(reply)
+    return predictions(reply)
+
+
 def predictions(reply: bytes) -> list[dict[str, Any]]:
     """Of an answer that is not degraded."""
     answer = json.loads(reply)
@@ -90,7 +100,8 @@ def predictions(reply: bytes) -> list[dict[str, Any]]:
 def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 1) -> dict[str, float]:
     """Latencies in milliseconds, from when a request was due, at `rate` requests a second; and how many failed."""
     due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds)))
-    took, failed = asyncio.run(_send(port, requests, due.tolist()))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # or the client is what is measured
+        took, failed = runner.run(_send(port, requests, due.tolist()))
     done = {name: round(float(np.percentile(took, rank)) * 1e3, 3) for name, rank in PERCENTILES.items()} if took else {}
     return {"rate": round(rate), "requests": len(due), "failed": failed} | done
 
@@ -128,6 +139,8 @@ async def _send(port: int, requests: Sequence[bytes], due: Sequence[float]) -> t
 
     async def one(number: int, at: float) -> None:
         nonlocal failed
+        while idle and idle[-1].transport.is_closing():
+            idle.pop()
         connection = idle.pop() if idle else (await loop.create_connection(_Connection, "127.0.0.1", port))[1]
         connection.answered = loop.create_future()
         connection.transport.write(requests[number % len(requests)])
@@ -136,9 +149,8 @@ async def _send(port: int, requests: Sequence[bytes], due: Sequence[float]) -> t
             idle.append(connection)
         else:
             failed += 1
+            connection.transport.close()
 
-    for _ in range(16):
-        idle.append((await loop.create_connection(_Connection, "127.0.0.1", port))[1])
     began = loop.time() + 0.1
     tasks = set()
     for number, at in enumerate(due):
@@ -156,5 +168,3 @@ async def _send(port: int, requests: Sequence[bytes], due: Sequence[float]) -> t
 def resident_mib(pid: int) -> float:
     """Memory of a process in MiB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-

@@ -111,6 +111,17 @@ class World:
             pipe.hset(redis_key(self.contract.name, {}), mapping=scope)
             pipe.execute()
 
+    def fill_more_ads(self, address: str, count: int) -> None:
+        """Ads besides, which no request names."""
+        host, _, port = address.partition(":")
+        with redis.Redis(host=host, port=int(port)) as client:
+            pipe: Any = client.pipeline(transaction=False)
+            for number in range(count):
+                row = self.counters["ad"][number % ADS]
+                fields = {hash_field("ad", name): encode_int64(int(value)) for name, value in zip(self.counted, row, strict=True)}
+                pipe.hset(redis_key(self.contract.name, {"ad_id": f"more-{number}"}), mapping=fields)
+            pipe.execute()
+
     def _entities(self) -> Iterator[tuple[str, dict[str, str], Any]]:
         texts: dict[str, Any] = {"user_id": lambda n: self.id_key.digest(f"u{n}")}
         texts |= {"ad_id": "a{}".format, "campaign_id": "c{}".format}

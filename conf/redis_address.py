@@ -1,4 +1,4 @@
-"""A connection string as Feast takes it: `host:port[,name=value...]`. Server, engine and jobs read it here."""
+"""A connection string as Feast takes it: `host:port[,host:port...][,name=value...]`. Server, engine and jobs read it here."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ _IGNORED = {"retry", "socket_timeout", "socket_connect_timeout", "decode_respons
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where Redis is and how to be let in."""
+    """Where Redis is and how to be let in. more_hosts: of a cluster, each of which knows the others; none: a single Redis."""
 
     host: str
     port: int
@@ -24,6 +24,7 @@ class RedisAddress:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    more_hosts: tuple[tuple[str, int], ...] = ()
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """None without TLS. Raises ClickoddsError where its files cannot be read."""
@@ -60,10 +61,10 @@ def parse_address(text: str) -> RedisAddress:
     if unknown or not hosts:
         found = ", ".join(unknown) or "no host"
         raise ClickoddsError(f"settings: redis: found {found}, expected host:port and username, password, db, ssl or ssl_*")
-    if len(hosts) > 1:
-        raise ClickoddsError(f"settings: redis: found {len(hosts)} hosts, expected one: a cluster is not supported")
     if not (db := options.get("db", "0")).isdigit():
         raise ClickoddsError(f"settings: redis: found db={db}, expected a number")
+    if len(hosts) > 1 and int(db):
+        raise ClickoddsError(f"settings: redis: found db={db} and {len(hosts)} hosts, expected db=0: a cluster has no other")
     address = RedisAddress(
         *hosts[0],
         username=options.get("username"),
@@ -74,6 +75,7 @@ def parse_address(text: str) -> RedisAddress:
         ca_file=options.get("ssl_ca_certs"),
         cert_file=options.get("ssl_certfile"),
         key_file=options.get("ssl_keyfile"),
+        more_hosts=tuple(hosts[1:]),
     )
     address.ssl_context()  # now, not with the first request
     return address

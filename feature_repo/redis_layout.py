@@ -37,7 +37,7 @@ class LayoutError(DataError):
 def redis_key(project: str, entity: Mapping[str, str]) -> bytes:
     """Redis key of an entity: join key -> value, text in canonical form; empty for the views `all` and `clock`."""
     ordered = sorted((entity or {SCOPE: ALL_KEY}).items())
-    return key_prefix(entity) + b"".join(_text(value) for _, value in ordered) + project.encode()
+    return key_prefix(entity) + b"".join(key_text(value) for _, value in ordered) + project.encode()
 
 
 class KeyWriter:
@@ -49,16 +49,23 @@ class KeyWriter:
         self._project = project.encode()
 
     def __call__(self, values: Sequence[str]) -> bytes:
-        return self.prefix + b"".join([_text(values[place]) for place in self._order]) + self._project
+        return self.prefix + b"".join([key_text(values[place]) for place in self._order]) + self._project
+
+    def around(self, values: Sequence[str | None]) -> tuple[bytes, bytes]:
+        """Of the keys that differ in the one value which is None here: what stands before and after its `key_text`."""
+        place = next(n for n, at in enumerate(self._order) if values[at] is None)
+        texts = [b"" if (value := values[at]) is None else key_text(value) for at in self._order]
+        return self.prefix + b"".join(texts[:place]), b"".join(texts[place:]) + self._project
 
 
 def key_prefix(columns: Iterable[str]) -> bytes:
     """How the keys of every entity of these join keys begin, of all projects; no prefix begins another."""
     ordered = sorted(columns) or [SCOPE]
-    return struct.pack("<I", len(ordered)) + b"".join(_text(name) for name in ordered)
+    return struct.pack("<I", len(ordered)) + b"".join(key_text(name) for name in ordered)
 
 
-def _text(text: str) -> bytes:
+def key_text(text: str) -> bytes:
+    """A name or a value as it stands in a key."""
     data = text.encode()
     return struct.pack("<II", _STRING, len(data)) + data
 

@@ -27,6 +27,11 @@ class Wire:
     where it must be a certain one."""
 
     def __init__(self, address: RedisAddress, *, patience_s: float, run_id: str | None = None) -> None:
+        if address.more_hosts:
+            raise ClickoddsError(
+                f"settings: redis: found {1 + len(address.more_hosts)} hosts, expected one: a cluster is read by the server, and "
+                "written by Feast's own engine (docs/materialize.md)"
+            )
         self._address = address
         self._patience_s = patience_s
         self.run_id = run_id

@@ -24,6 +24,7 @@ from models.published import Champion
 from serving.body_limit import BodyLimit
 from serving.door import Admission, Door
 from serving.explain import EXPLAIN, add_explain
+from serving.express import Express
 from serving.fast_path import FastPath
 from serving.freshness import Reason
 from serving.keys import Keys
@@ -96,6 +97,7 @@ def create_app(
         metrics.stages["score"].observe(scored - have)
         metrics.stages["encode"].observe(perf_counter() - scored)
         metrics.answered(reasons=reasons, feature_age_us=read.freshness.age_us, scores=scores)
+        metrics.plain.add()
         if served_log.wants(asked["request_id"]):
             as_of_us = read.freshness.as_of_us(read.batch.column(EVENT_TIMESTAMP)[0].value)
             model = champion.version, bundle.identity
@@ -127,8 +129,13 @@ def create_app(
 
     admission = Admission(in_flight=settings.in_flight, queue_age_s=settings.queue_age_ms / 1e3)
     keys = {PREDICT: Keys(settings.keys), EXPLAIN: Keys(settings.explain_keys)}
-    hot = fast.route(app, PREDICT, lambda: in_force.state.engine, observer(metrics, served_log, fast.raw))
-    return Door(hot, keys=keys, open_path=PREDICT, admission=admission, metrics=metrics)
+    hot = fast.route(app, PREDICT, lambda: in_force.state.engine, observer(metrics, served_log, fast.raw), served_log.wants)
+    door = Door(hot, keys=keys, open_path=PREDICT, admission=admission, metrics=metrics)
+    door.express = Express(
+        PREDICT, hot, keys=keys[PREDICT], admission=admission, metrics=metrics, shed=door.shed,
+        max_head=settings.max_head_kb << 10, max_body=settings.max_body_kb << 10,
+    )  # fmt: skip
+    return door
 
 
 def documented_refusals(settings: Serving) -> dict[int | str, dict[str, Any]]:

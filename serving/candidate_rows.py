@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from serving.residents import Residents
 from serving.scorer import Rows, Scorer, make_scorer
 from serving.sides import Part, Sides
 from serving.vectors import PartVectors
+
+if TYPE_CHECKING:
+    from serving.known_candidates import KnownCandidates
 
 _TOGETHER = 200  # rows that are made in one go: about a millisecond in which no request is answered
 _REMEMBERED = 100_000
@@ -69,6 +72,8 @@ class CandidateRows:
         self.kept = self._keep(make_scorer(bundle, sides.parts, base[-1]), nothing, None)
         self._next: Kept | None = None
         self._publishing = asyncio.Lock()
+        self._moved = 0
+        self._known = _known(sides, most)
 
     async def start(self) -> None:
         """Make all rows, then follow the residents."""
@@ -121,6 +126,12 @@ class CandidateRows:
         replies: None where Redis did not answer. usable: whether counters are.
         """
         count = plan.count
+        if plan.known:
+            if usable:
+                return plan.known.rows
+            known = plan.known.rows.copy()
+            known[: len(self._room)] = UNAVAILABLE + self._base[: len(self._room)]
+            return known
         rows: list[list[int]] = []
         for key, found in zip(self._room, plan.residents, strict=True):
             if not usable:
@@ -143,6 +154,14 @@ class CandidateRows:
         elif not rows:
             rows.append([0] * count)
         return np.array(rows, dtype=np.intp) + self._base
+
+    @property
+    def known(self) -> "KnownCandidates | None":
+        """Candidates whose rows follow from their text alone; None where there are no such ones."""
+        if self._known and (moved := self._residents.moves.count) != self._moved:
+            self._moved = moved
+            self._known.forget()
+        return self._known
 
     def _learned(self, key: str, asked: Mapping[Any, tuple[bytes, int]], replies: Sequence[Any] | None) -> dict[Any, int]:
         """The rows of candidates that were not in memory; they are from now on, as far as there is room."""
@@ -205,6 +224,18 @@ class CandidateRows:
 
     def _write(self, kept: Kept, number: int, vectors: Float32, rows: Rows) -> None:
         kept.scorer.write(number + 1, vectors, rows + self._base[number, 0])
+
+
+def _known(sides: Sides, most: int) -> "KnownCandidates | None":
+    """None where rows depend on more than the candidate, or on its numbers; and without numba."""
+    parts = len(sides.residents) + len(sides.categories)
+    if sides.crosses or sides.direct or not parts:
+        return None
+    try:
+        from serving.known_candidates import KnownCandidates
+    except ImportError:
+        return None
+    return KnownCandidates(parts=parts, most=most)
 
 
 class Category:

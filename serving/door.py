@@ -4,16 +4,19 @@ import logging
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.problems import MEDIA_TYPE, problem_body
-from serving.protocol import ARRIVED
+
+if TYPE_CHECKING:
+    from serving.express import Express
 
 RETRY_AFTER_S = 1
+ARRIVED = "clickodds.arrived"  # in a scope: perf_counter() when the request was whole
 
 log = logging.getLogger("clickodds.serving")
 
@@ -39,8 +42,11 @@ class Admission:
 class Door:
     """ASGI: in front of the paths of `keys`; others pass. What is refused here costs neither parsing nor a look into Redis.
 
+    express: the way around it, which asks the same (serving/express.py).
     open_path: needs no key where it has none; another path without keys is closed. It is the one that is timed.
     """
+
+    express: "Express | None" = None
 
     def __init__(
         self, app: ASGIApp, *, keys: Mapping[str, Keys], open_path: str, admission: Admission, metrics: Metrics
@@ -51,7 +57,7 @@ class Door:
         self._admission = admission
         self._metrics = metrics
         retry, bearer = (b"retry-after", b"%d" % RETRY_AFTER_S), (b"www-authenticate", b"Bearer")
-        self._shed = Refusal.of(503, "more requests than can be answered in time: try again after Retry-After seconds", retry)
+        self.shed = Refusal.of(503, "more requests than can be answered in time: try again after Retry-After seconds", retry)
         self._locked = Refusal.of(401, "no valid key, expected authorization: Bearer KEY", bearer)
         self._closed = Refusal.of(403, "nobody may ask this: no key is set (setting serving.explain_keys)")
         self._broken = Refusal.of(500, "an error of the server; its log says more")
@@ -71,7 +77,7 @@ class Door:
         admission = self._admission
         if refusal is None and (why := admission.refusal(now - arrived)) is not None:
             self._metrics.shed[why].add()
-            refusal = self._shed
+            refusal = self.shed
         if refusal is not None:
             for message in refusal.messages:
                 await send(message)

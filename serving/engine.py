@@ -4,14 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from conf.contract import Contract
 from feature_repo.redis_layout import LayoutError
 from feature_repo.vectorize import Float32, Float64
 from models.published import Champion
+from serving.calibrated import probabilities_of
 from serving.candidate_rows import CandidateRows
 from serving.freshness import Freshness, Reason, judge_clock
 from serving.key_reader import decode_clock, used_counters
@@ -21,6 +20,10 @@ from serving.request_plan import Plan, Planner
 from serving.residents import Residents
 from serving.sides import TIMES, Part, split
 from serving.vectors import PartVectors
+
+if TYPE_CHECKING:
+    from serving.known_candidates import KnownCandidates
+    from serving.scorer import Rows
 
 _QUARTER_HOUR_US = 900_000_000  # hour and day are the same for so long, in every zone
 _QUARTERS = 10_000
@@ -56,6 +59,7 @@ class Engine:
         self._times = Part.of([(n, f) for n, f in enumerate(self._vectors.direct) if f.kind in TIMES])
         self._of_quarter: dict[int, list[float]] = {}
         self._unreadable = Seldom(log)
+        self._probabilities = probabilities_of(champion.bundle.calibrator)
         places = {name: place for place, name in enumerate(contract.columns_of("request"))}
         codes = {column: {word: float(code) for code, word in enumerate(words)} for column, words in fitted.vocabularies.items()}
         # how each direct value is had: from the time, from a code, or as a number
@@ -64,6 +68,15 @@ class Engine:
     async def start(self) -> None:
         """Make the candidates' rows; afterwards they follow the residents."""
         await self._rows.start()
+
+    @property
+    def known(self) -> "KnownCandidates | None":
+        """See CandidateRows.known."""
+        return self._rows.known
+
+    def rows_of(self, plan: Plan) -> "Rows | None":
+        """(parts, candidates) rows of a plan's candidates; None where one was not in memory when the plan was made."""
+        return None if any(found.asked for found in plan.residents) else self._rows.rows(plan, None, True)
 
     def score(self, plan: Plan, replies: Sequence[Any] | Reason, time_us: int) -> Scored:
         """The answer at time_us (microseconds since the epoch). replies: to the plan's commands, or why there are none."""
@@ -78,7 +91,7 @@ class Engine:
         reasons = [replies] if isinstance(replies, Reason) else []
         if freshness.reason and not (reasons and freshness.age_us is None):  # that nothing was ever read says no more
             reasons.append(freshness.reason)
-        probabilities = self.champion.bundle.calibrator.probabilities(margins)
+        probabilities = self._probabilities(margins)
         return Scored(margins, probabilities, reasons, freshness, as_of_us, self._rows.kept.everything)
 
     def _judged(self, replies: Sequence[Any] | Reason, time_us: int) -> tuple[Freshness, int | None]:
@@ -86,7 +99,11 @@ class Engine:
 
         And what both say: where they differ, or Redis' was not read, the parts of the answer are of different hours.
         """
-        clocks = [self._rows.kept.as_of_us]
+        own = self._rows.kept.as_of_us
+        if type(replies) is list and own is not None and decode_clock(replies[0]) == own:  # as nearly always
+            freshness = judge_clock(own, time_us, max_age=self._max_age)
+            return freshness, own if freshness.usable else None
+        clocks = [own]
         if not isinstance(replies, Reason):
             clocks.append(decode_clock(replies[0]))
         known = [clock for clock in clocks if clock is not None]
@@ -106,20 +123,18 @@ class Engine:
         self, plan: Plan, replies: Sequence[Any] | None, prior: float, level: Sequence[float], time_us: int
     ) -> Float32:  # fmt: skip
         """(features,) of the request's part."""
-        row: list[float] = []
+        counters: list[float] = []
         for reader, place in zip(self._planner.request_keys.values(), plan.request, strict=True):
-            row += reader.unavailable if place is None or replies is None else reader.row(replies[place])
-        row += self._of_time(time_us)
-        row += level
+            counters += reader.unavailable if place is None or replies is None else reader.row(replies[place])
+        direct = [*self._of_time(time_us), *level]
         for column, place, codes in self._direct:
             if codes is None:
                 value = plan.context[place]
-                row.append(_MISSING if value is None else float(value))
+                direct.append(_MISSING if value is None else float(value))
             else:
                 text = plan.texts[column]
-                row.append(_MISSING if text is None else codes.get(text, len(codes)))
-        vector: Float32 = self._vectors(np.array([row]), prior)[0]
-        return vector
+                direct.append(_MISSING if text is None else codes.get(text, len(codes)))
+        return self._vectors.of_one(counters, direct, prior)
 
     def _of_time(self, time_us: int) -> list[float]:
         quarter = time_us // _QUARTER_HOUR_US

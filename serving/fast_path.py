@@ -17,6 +17,7 @@ from serving.engine import Engine
 from serving.features import OnlineFeatures
 from serving.hot import HotRoute, Served
 from serving.metrics import Metrics
+from serving.redis_cluster import connect
 from serving.redis_link import RedisReader
 from serving.request_plan import Planner
 from serving.residents import Residents
@@ -37,11 +38,12 @@ class FastPath:
     ) -> None:
         os.environ["NUMBA_CACHE_DIR"] = str(compiled)  # read when serving/kernels.py is imported, which is later
         self._contract, self._settings = contract, settings
-        self._reader = RedisReader(address, deadline_s=settings.redis_deadline_ms / 1e3)
+        self._reader = RedisReader(address, deadline_s=settings.redis_deadline_ms / 1e3, connect=connect)
         self.plain = OnlineFeatures(contract, id_key, self._reader, max_age=settings.max_feature_age)
         every_s = settings.reconcile_every.total_seconds()
         self.residents = Residents(
-            contract, address, limit=settings.residents, reconcile_s=every_s, refreshed=metrics.refresh_lag.set
+            contract, address, limit=settings.residents, reconcile_s=every_s, refreshed=metrics.refresh_lag.set,
+            connect=connect,
         )
         self._planner = Planner(contract, id_key, self.residents)
         self.raw = ServedRaw(contract, self._planner, self.residents)
@@ -68,10 +70,11 @@ class FastPath:
         return Engine(self._contract, champion, self._planner, self.residents, max_age=self._settings.max_feature_age)
 
     def route(
-        self, app: ASGIApp, path: str, engine: Callable[[], Engine | None], observe: Callable[[Served], None]
-    ) -> HotRoute:
-        """The hot route in front of `app`; `observe` is told of each answer."""
+        self, app: ASGIApp, path: str, engine: Callable[[], Engine | None], observe: Callable[[Served], None],
+        wants: Callable[[str], bool],
+    ) -> HotRoute:  # fmt: skip
+        """The hot route in front of `app`; see HotRoute."""
         return HotRoute(
             app, path=path, contract=self._contract, planner=self._planner, reader=self._reader, engine=engine, observe=observe,
-            deadline_s=self._settings.redis_deadline_ms / 1e3, max_body_kb=self._settings.max_body_kb,
+            wants=wants, deadline_s=self._settings.redis_deadline_ms / 1e3, max_body_kb=self._settings.max_body_kb,
         )  # fmt: skip

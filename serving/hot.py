@@ -6,7 +6,7 @@ route with nothing lost, so that every refusal and every documented behaviour ha
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from conf.contract import Contract
 from models.published import Champion
 from serving.engine import Engine, Scored
-from serving.hot_schema import prediction_type, request_type
+from serving.hot_schema import prediction_type, request_type, rest_type
 from serving.redis_link import RedisReader
 from serving.request_plan import Plan, Planner
 from serving.schema import check_time
@@ -51,29 +51,42 @@ class Served:
     encoded: float
 
 
+@dataclass(slots=True)
+class Prepared:
+    """A request that is ready to be answered once Redis has. decoded: time.perf_counter() when it was."""
+
+    engine: Engine
+    body: bytes
+    request_id: str
+    plan: Plan
+    time_us: int
+    decoded: float
+
+
 class HotRoute:
-    """ASGI application. engine: what answers now, None where only the plain route can; read once a request."""
+    """ASGI application. engine: what answers now, None where only the plain route can; read once a request.
+    observe: is told of each answer. wants: whether it needs the candidates' values, by request id."""
 
     def __init__(
         self, app: ASGIApp, *, path: str, contract: Contract, planner: Planner, reader: RedisReader,
-        engine: Callable[[], Engine | None], observe: Callable[[Served], None], deadline_s: float, max_body_kb: int,
+        engine: Callable[[], Engine | None], observe: Callable[[Served], None], wants: Callable[[str], bool], deadline_s: float,
+        max_body_kb: int,
     ) -> None:  # fmt: skip
-        self._app, self._path, self._engine, self._observe = app, path, engine, observe
-        self._planner, self._reader = planner, reader
-        self._deadline_s, self._most = deadline_s, max_body_kb * 1024
+        self._app, self._path, self.engine, self._observe, self._wants = app, path, engine, observe, wants
+        self._planner, self.reader = planner, reader
+        self.deadline_s, self._most = deadline_s, max_body_kb * 1024
         self._decode = msgspec.json.Decoder(request_type(contract)).decode
+        self._decode_rest = msgspec.json.Decoder(rest_type(contract)).decode
         self._prediction = prediction_type(contract)
         self._encode = msgspec.json.Encoder().encode
-        of_candidate = list(contract.columns_of("candidate"))
-        self._named = [of_candidate.index(name) for name in contract.candidate]
-        self._names = [of_candidate[n] for n in self._named]
+        self._names = list(contract.candidate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        engine = self._engine()
+        engine = self.engine()
         if engine is None:
             await self._app(scope, receive, send)
             return
@@ -93,41 +106,61 @@ class HotRoute:
 
     async def _answer(self, engine: Engine, scope: Scope, receive: Receive, received: list[Message], began: float) -> bytes:
         """The body of the answer. Raises Refused; `received` has what was read of the request until then."""
-        deadline_s = self._deadline(scope["headers"])
-        body = await self._body(receive, received)
-        try:
-            request: Any = self._decode(body)
-            at = check_time(request.time)
-        except (msgspec.MsgspecError, UnicodeDecodeError, PydanticCustomError):
-            raise Refused from None
+        deadline_s = deadline_of(scope["headers"], self.deadline_s)
+        prepared = self.prepared(engine, await self._body(receive, received))
+        replies = await self.reader.ask(prepared.plan.commands, deadline_s - (prepared.decoded - began))
+        return self.finished(prepared, replies)
+
+    def prepared(self, engine: Engine, body: bytes) -> Prepared:
+        """What is asked, and of Redis. Raises Refused."""
+        request, plan = self._known(engine, body) or self._asked(body)
+        at = _checked(request.time)
         time_us = time.time_ns() // 1000 if at is None else (at - _EPOCH) // _MICROSECOND
-        plan = self._planner.plan(msgspec.structs.astuple(request.context), request.candidates)
-        named = [plan.candidates[name] for name in self._names]
-        if len(set(named[0] if len(named) == 1 else zip(*named, strict=True))) < plan.count:
-            raise Refused
-        decoded = time.perf_counter()
-        replies = await self._reader.ask(plan.commands, deadline_s - (decoded - began))
+        return Prepared(engine, body, request.request_id, plan, time_us, time.perf_counter())
+
+    def finished(self, asked: Prepared, replies: Any) -> bytes:
+        """The body of the answer. replies: of Redis to the plan's commands, or why there are none."""
+        engine, plan = asked.engine, asked.plan
         read = time.perf_counter()
-        scored = engine.score(plan, replies, time_us)
+        scored = engine.score(plan, replies, asked.time_us)
         ended = time.perf_counter()
-        answer = self._encoded(engine, request, named, scored)
-        times = decoded, read, ended, time.perf_counter()
-        self._observe(Served(engine.champion, request.request_id, plan, replies, time_us, scored, *times))
+        answer = self._encoded(engine, asked.request_id, plan, scored)
+        times = asked.decoded, read, ended, time.perf_counter()
+        self._observe(Served(engine.champion, asked.request_id, plan, replies, asked.time_us, scored, *times))
+        if plan.known is None and (known := engine.known) is not None and (rows := engine.rows_of(plan)) is not None:
+            named = self._named(plan)
+            known.learn(asked.body, named, [self._before_number(*one) for one in named], rows)
         return answer
 
-    def _deadline(self, headers: Sequence[tuple[bytes, bytes]]) -> float:
-        """Seconds that the request has. Raises Refused unless the body is declared as JSON, and the deadline a number."""
-        seconds, declared = self._deadline_s, False
-        for name, value in headers:
-            if name == b"content-type":
-                declared = value == b"application/json"
-            elif name == DEADLINE:
-                if not value.isdigit():
-                    raise Refused
-                seconds = min(seconds, int(value) / 1000)
-        if not declared:
+    def _known(self, engine: Engine, body: bytes) -> tuple[Any, Plan] | None:
+        """A request that names known candidates only, and is not to be written down."""
+        if (known := engine.known) is None or (asked := known.find(body)) is None:
+            return None
+        try:
+            request: Any = self._decode_rest(asked.rest)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        if self._wants(request.request_id):
+            return None
+        return request, self._planner.plan_known(msgspec.structs.astuple(request.context), asked)
+
+    def _asked(self, body: bytes) -> tuple[Any, Plan]:
+        """Any other request. Raises Refused."""
+        try:
+            request: Any = self._decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise Refused from None
+        plan = self._planner.plan(msgspec.structs.astuple(request.context), request.candidates)
+        if len(set(self._named(plan))) < plan.count:
             raise Refused
-        return seconds
+        return request, plan
+
+    def _named(self, plan: Plan) -> list[tuple[Any, ...]]:
+        """What names each candidate."""
+        return list(zip(*(plan.candidates[name] for name in self._names), strict=True))
+
+    def _before_number(self, *named: Any) -> bytes:
+        return self._encode(self._prediction(*named, 0.0)).removesuffix(b"0.0}")
 
     async def _body(self, receive: Receive, received: list[Message]) -> bytes:
         size = 0
@@ -143,17 +176,42 @@ class HotRoute:
                 break
         return received[0]["body"] if len(received) == 1 else b"".join(message.get("body", b"") for message in received)
 
-    def _encoded(self, engine: Engine, request: Any, named: list[list[Any]], scored: Scored) -> bytes:
-        body: bytes = self._encode(
-            {
-                "request_id": request.request_id,
-                "model_version": engine.champion.version,
-                "degraded": bool(scored.reasons),
-                "reasons": scored.reasons,
-                "predictions": list(map(self._prediction, *named, scored.probabilities.tolist())),
-            }
-        )
-        return body
+    def _encoded(self, engine: Engine, request_id: str, plan: Plan, scored: Scored) -> bytes:
+        answer = {
+            "request_id": request_id,
+            "model_version": engine.champion.version,
+            "degraded": bool(scored.reasons),
+            "reasons": scored.reasons,
+        }
+        numbers = scored.probabilities.tolist()
+        if plan.known is not None:
+            predictions = plan.known.predictions(self._encode(numbers))
+        else:
+            named = (plan.candidates[name] for name in self._names)
+            predictions = self._encode(list(map(self._prediction, *named, numbers)))[1:-1]
+        return b'%b,"predictions":[%b]}' % (self._encode(answer)[:-1], predictions)
+
+
+def deadline_of(headers: Iterable[tuple[bytes, bytes]], seconds: float) -> float:
+    """Seconds for Redis, at most these. Raises Refused unless its body is declared as JSON, and its deadline is a number."""
+    declared = False
+    for name, value in headers:
+        if name == b"content-type":
+            declared = value == b"application/json"
+        elif name == DEADLINE:
+            if not value.isdigit():
+                raise Refused
+            seconds = min(seconds, int(value) / 1000)
+    if not declared:
+        raise Refused
+    return seconds
+
+
+def _checked(text: str | None) -> datetime | None:
+    try:
+        return check_time(text)
+    except PydanticCustomError:
+        raise Refused from None
 
 
 def _replayed(received: list[Message], receive: Receive) -> Receive:

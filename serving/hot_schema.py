@@ -5,8 +5,9 @@ what is wrong. tests/serving/test_hot_schema.py holds both to that.
 """
 
 import math
+import secrets
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +16,7 @@ from serving.request_plan import field_name
 from serving.schema import MAX_REQUEST_ID
 
 _EXACT = 2**53  # integers beyond are other numbers as doubles; they are rare enough for the plain route
+MARK = secrets.randbelow(2**62)  # in the place of candidates that are known (serving/known_candidates.py): no caller can know it
 _INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
 
 
@@ -22,11 +24,19 @@ def request_type(contract: Contract) -> type[msgspec.Struct]:
     """request_id, time (text or null), context and candidates; columns are fields of neutral names, in the contract's order."""
     candidate: Any = _columns("Candidate", contract.columns_of("candidate"))
     candidates: Any = list[candidate]
-    limits = msgspec.Meta(min_length=1, max_length=contract.limits.candidates)
+    return _request_type(contract, Annotated[candidates, msgspec.Meta(min_length=1, max_length=contract.limits.candidates)])
+
+
+def rest_type(contract: Contract) -> type[msgspec.Struct]:
+    """The same of a body with MARK in its candidates' place."""
+    return _request_type(contract, Literal[MARK])
+
+
+def _request_type(contract: Contract, candidates: Any) -> type[msgspec.Struct]:
     fields: list[Any] = [
         ("request_id", Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_ID)]),
         ("context", _columns("Context", contract.columns_of("request"))),
-        ("candidates", Annotated[candidates, limits]),
+        ("candidates", candidates),
         ("time", str | None, None),
     ]
     return msgspec.defstruct("Request", fields, forbid_unknown_fields=True, gc=False)

@@ -43,6 +43,7 @@ class Metrics(Collector):
         self._degraded = {reason: Counter(cells) for reason in Reason}
         self.shed = {why: Counter(cells) for why in SHED}
         self.reloads = {outcome: Counter(cells) for outcome in ("loaded", "refused")}
+        self.plain = Counter(cells)
         self.logged = Counter(cells)
         self.dropped = {why: Counter(cells) for why in DROPPED}
         self._age = Gauge(cells)
@@ -83,6 +84,8 @@ class Metrics(Collector):
         yield _counters("clickodds_degraded", "Degraded answers, by reason.", "reason", self._degraded)
         yield _counters("clickodds_shed", "Requests or connections refused to keep the others in time.", "reason", self.shed)
         yield _counters("clickodds_reloads", "New champions that were published, by outcome.", "outcome", self.reloads)
+        said = "Answers of the plain route, which costs several times the hot one."
+        yield CounterMetricFamily("clickodds_plain_answers", said, self.plain.total)
         said = "Candidates that the served log has written."
         yield CounterMetricFamily("clickodds_served_log_rows", said, self.logged.total)
         said = "Candidates that the served log has let go, by what was full."

@@ -7,16 +7,18 @@ Depends on three methods of uvicorn's protocol that have no public name; tests/s
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from serving.door import ARRIVED, Refusal
+from serving.express import Express
 from serving.metrics import Metrics
 from serving.problems import MEDIA_TYPE, problem_body
 
-ARRIVED = "clickodds.arrived"  # in a scope: perf_counter() when the request was whole
 _PIPELINED = 32  # requests of one connection that wait for the one before them
 
 
@@ -36,6 +38,7 @@ class Protocol(HttpToolsProtocol):
 
     bounds: Bounds
     metrics: Metrics
+    express: Express | None = None
     linger_s = 0.0  # how long an idle connection may still ask once the server drains
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -46,6 +49,9 @@ class Protocol(HttpToolsProtocol):
         self._unstarted: tuple[RequestResponseCycle, Any] | None = None
         self._draining = False
         self._refused = False
+        self._busy = False  # with a request that went the express way
+        self._held = b""  # of one that is not whole yet, or that came meanwhile
+        self._idle_since: float | None = None  # after an answer of the express way; uvicorn has a timer for its own
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self.bounds.connections:
@@ -59,6 +65,59 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return  # the client may be sending still: what comes is read, or it would never see the answer
+        self._idle_since = None
+        if self._busy:
+            self._held += data
+            if len(self._held) > self.bounds.head + self.bounds.body:
+                self.flow.pause_reading()
+            return
+        if self._held:
+            data, self._held = self._held + data, b""
+        if self.express is None or not self._goes_express(data, self.express):
+            self._goes_as_any(data)
+
+    def _goes_express(self, data: bytes, express: Express) -> bool:
+        """Whether the request is answered so, or waits for its end to be; see serving/express.py."""
+        alone = self._in_head and not self._head and (self.cycle is None or self.cycle.response_complete)
+        if not alone or self._draining or self.flow.write_paused or (head := express.head_of(data)) is None:
+            return False
+        if len(data) > head.size:
+            return False
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        if len(data) < head.size:
+            self._held = data
+            if self.waits_since is None:
+                self.waits_since = monotonic()
+            return True
+        self._busy, waited_since = True, self.waits_since
+        self.waits_since = None
+        if express.answer(data, head, partial(self._answered, data)):
+            return True
+        self._busy, self.waits_since = False, waited_since
+        return False
+
+    def _answered(self, data: bytes, status: int, answer: bytes | Refusal | None) -> None:
+        self._busy = False
+        if self.transport.is_closing():
+            return
+        if answer is None:
+            self._goes_as_any(data)
+        else:
+            self.server_state.total_requests += 1
+            self._idle_since = monotonic()
+            head = _head_of(status, answer, self.server_state.default_headers, close=self._draining)
+            self.transport.write(head + (answer if isinstance(answer, bytes) else answer.messages[1]["body"]))
+            if self._draining:
+                self.transport.close()
+                return
+        if self._held:
+            held, self._held = self._held, b""
+            self.flow.resume_reading()
+            self.data_received(held)
+
+    def _goes_as_any(self, data: bytes) -> None:
+        """Through uvicorn's parser."""
         if self._in_head:
             self._head += len(data)
         if self.waits_since is None:
@@ -117,7 +176,7 @@ class Protocol(HttpToolsProtocol):
             self.loop.call_later(self.linger_s, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._busy and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
 
     def pause_writing(self) -> None:
@@ -130,6 +189,8 @@ class Protocol(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Called every second or so: end the connection where it has waited too long."""
+        if self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
+            self.transport.close()
         if self.waits_since is None or now - self.waits_since <= self.bounds.request_s:
             return
         if self._refused or self.flow.write_paused:
@@ -163,9 +224,36 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
 
 
-def bounded(bounds: Bounds, metrics: Metrics) -> type[Protocol]:
+def bounded(bounds: Bounds, metrics: Metrics, express: Express | None = None) -> type[Protocol]:
     """A protocol with these bounds, as uvicorn's setting `http` takes it."""
-    return type("Protocol", (Protocol,), {"bounds": bounds, "metrics": metrics})
+    return type("Protocol", (Protocol,), {"bounds": bounds, "metrics": metrics, "express": express})
+
+
+def _head_of(status: int, answer: bytes | Refusal, headers: list[tuple[bytes, bytes]], *, close: bool) -> bytes:
+    """An answer's head, as uvicorn writes it. headers: everybody's, a new list each second."""
+    if isinstance(answer, bytes):
+        own, size = b"content-type: application/json\r\n", len(answer)
+    else:
+        own, size = _lines(answer.messages[0]["headers"]), 0
+    if size:
+        own += b"content-length: %d\r\n" % size
+    if close:
+        own += b"connection: close\r\n"
+    return b"%b%b%b\r\n" % (STATUS_LINE[status], _common(headers), own)
+
+
+_written: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+
+
+def _common(headers: list[tuple[bytes, bytes]]) -> bytes:
+    global _written
+    if _written[0] is not headers:
+        _written = headers, _lines(headers)
+    return _written[1]
+
+
+def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(name + b": " + value + b"\r\n" for name, value in headers)
 
 
 async def check_connections(connections: set[Any], *, every_s: float) -> None:

@@ -8,9 +8,9 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 
@@ -23,11 +23,27 @@ _CONNECT_S = 1.0
 _SILENT_S = 2.0  # a connection that leaves a PING unanswered for so long is given up
 _MORE: Any = object()
 
+OnPush = Callable[[Sequence[Any]], None]
+
 log = logging.getLogger("clickodds.serving")
 
 
 class LinkError(ConnectionError):
     """Redis cannot be reached, or does not let us in."""
+
+
+class Link(Protocol):
+    """Connections to all that hold the data. nodes: each of them; lost: done when it can ask no more."""
+
+    lost: "asyncio.Future[Any]"
+
+    @property
+    def nodes(self) -> Sequence["RedisLink"]: ...
+    def ask(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]": ...
+    def close(self) -> None: ...
+
+
+Connect = Callable[[RedisAddress, OnPush | None], Awaitable[Link]]
 
 
 class _Ask:
@@ -40,16 +56,16 @@ class _Ask:
 class RedisLink(asyncio.Protocol):
     """An open connection. A reply may be a hiredis.ReplyError; what was pushed goes to `on_push`."""
 
-    def __init__(self, on_push: Callable[[Sequence[Any]], None] | None = None) -> None:
+    def __init__(self, on_push: OnPush | None = None) -> None:
         self._on_push = on_push
         self._reader = hiredis.Reader(notEnoughData=_MORE)
         self._waiting: deque[_Ask] = deque()
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
-        self.lost = self._loop.create_future()
+        self.lost: asyncio.Future[Any] = self._loop.create_future()
 
     @classmethod
-    async def connect(cls, address: RedisAddress, on_push: Callable[[Sequence[Any]], None] | None = None) -> "RedisLink":
+    async def connect(cls, address: RedisAddress, on_push: OnPush | None = None) -> "RedisLink":
         """An authenticated connection that speaks RESP3. Raises LinkError."""
         link: RedisLink | None = None
         try:
@@ -58,7 +74,7 @@ class RedisLink(asyncio.Protocol):
                     lambda: cls(on_push), address.host, address.port, ssl=address.ssl_context()
                 )
                 user = ["AUTH", address.username or "default", address.password] if address.password else []
-                said = await link.ask(command("HELLO", "3", *user) + command("SELECT", str(address.db)), 2)
+                said = await link.ask([command("HELLO", "3", *user), command("SELECT", str(address.db))])
         except (OSError, TimeoutError) as error:
             if link:
                 link.close()
@@ -68,14 +84,19 @@ class RedisLink(asyncio.Protocol):
             raise LinkError(str(wrong))
         return link
 
-    def ask(self, data: bytes, count: int) -> "asyncio.Future[list[Any]]":
-        """Send commands; the future holds their `count` replies, or LinkError. It may be cancelled: its replies are dropped."""
+    @property
+    def nodes(self) -> Sequence["RedisLink"]:
+        """Every connection there is: this one."""
+        return [self]
+
+    def ask(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]":
+        """Send commands; the future holds their replies, or LinkError. It may be cancelled: its replies are dropped."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self._transport is None or self._transport.is_closing():
             future.set_exception(LinkError("the connection is closed"))
             return future
-        self._waiting.append(_Ask(count, future))
-        self._transport.write(data)
+        self._waiting.append(_Ask(len(commands), future))
+        self._transport.write(b"".join(commands))
         return future
 
     def close(self) -> None:
@@ -114,12 +135,13 @@ class RedisLink(asyncio.Protocol):
 class RedisReader:
     """Asks within a deadline, and asks no more where answers fail to come, until a probe is answered in time.
 
-    `start` is called once in the running loop. deadline_s: what a probe has, and the most that any question gets.
+    `start` is called once in the running loop. deadline_s: what a probe has, and the most that any question gets. connect: makes
+    what answers, of serving/redis_cluster.py.
     """
 
-    def __init__(self, address: RedisAddress, *, deadline_s: float) -> None:
-        self._address, self._deadline_s = address, deadline_s
-        self._link: RedisLink | None = None
+    def __init__(self, address: RedisAddress, *, deadline_s: float, connect: Connect) -> None:
+        self._address, self._deadline_s, self._connect = address, deadline_s, connect
+        self._link: Link | None = None
         self._closed = False  # of the breaker: questions pass
         self._late = 0
         self._tending: asyncio.Task[None] | None = None
@@ -147,27 +169,50 @@ class RedisReader:
         """A reply for each command, or why there is none. Never raises."""
         if not self._closed or self._link is None:
             return Reason.REDIS_UNAVAILABLE
-        future = self._link.ask(b"".join(commands), len(commands))
+        future = self._link.ask(commands)
         timer = self._loop.call_later(min(seconds, self._deadline_s), future.cancel)
         try:
-            replies = await future
-        except LinkError as error:
-            self._break(str(error))
-            return Reason.REDIS_UNAVAILABLE
+            await future
+        except LinkError:
+            pass
         except asyncio.CancelledError:
             if not future.cancelled() or (task := asyncio.current_task()) is None or task.cancelling():
                 raise
-            self._late += seconds >= self._deadline_s / 2  # a caller in a great hurry says nothing of Redis
-            if self._late >= _LATE_TO_OPEN:
-                self._break(f"{self._late} answers in a row took longer than {self._deadline_s * 1000:.0f} ms")
-            return Reason.REDIS_LATE
+            return self._was_late(seconds)
         finally:
             timer.cancel()
+        return self._said(future)
+
+    def ask_then(self, commands: Sequence[bytes], seconds: float, done: Callable[[list[Any] | Reason], None]) -> None:
+        """`ask` for who has no coroutine: `done` is called with what it returns."""
+        if not self._closed or self._link is None:
+            done(Reason.REDIS_UNAVAILABLE)
+            return
+        future = self._link.ask(commands)
+        timer = self._loop.call_later(min(seconds, self._deadline_s), future.cancel)
+
+        def answered(_: "asyncio.Future[list[Any]]") -> None:
+            timer.cancel()
+            done(self._was_late(seconds) if future.cancelled() else self._said(future))
+
+        future.add_done_callback(answered)
+
+    def _said(self, future: "asyncio.Future[list[Any]]") -> list[Any] | Reason:
+        if (error := future.exception()) is not None:
+            self._break(str(error))
+            return Reason.REDIS_UNAVAILABLE
+        replies = future.result()
         self._late = 0
         if isinstance(replies[0], Exception):  # such as: it is loading its data
             self._break(str(replies[0]))
             return Reason.REDIS_UNAVAILABLE
         return replies
+
+    def _was_late(self, seconds: float) -> Reason:
+        self._late += seconds >= self._deadline_s / 2  # a caller in a great hurry says nothing of Redis
+        if self._late >= _LATE_TO_OPEN:
+            self._break(f"{self._late} answers in a row took longer than {self._deadline_s * 1000:.0f} ms")
+        return Reason.REDIS_LATE
 
     def _break(self, why: str) -> None:
         if self._closed:
@@ -192,12 +237,12 @@ class RedisReader:
         """One probe; closes the breaker where it is answered in time."""
         try:
             if self._link is None or self._link.lost.done():
-                self._link = await RedisLink.connect(self._address)
+                self._link = await self._connect(self._address, None)
             start = self._loop.time()
             async with asyncio.timeout(_SILENT_S):
-                (said,) = await self._link.ask(command("PING"), 1)
-            if isinstance(said, Exception):
-                raise LinkError(str(said))
+                said = await asyncio.gather(*(node.ask([command("PING")]) for node in self._link.nodes))
+            if wrong := next((reply for (reply,) in said if isinstance(reply, Exception)), None):
+                raise LinkError(str(wrong))
             if self._loop.time() - start <= self._deadline_s:
                 self._closed, self._late = True, 0
                 log.info("redis at %s answers", self._address)

@@ -1,6 +1,7 @@
 """The counters of one candidate-side key, kept in memory: a row for each entity that Redis holds, and two special rows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,20 @@ UNAVAILABLE, NEW = 0, 1  # rows of what is not known, and of what is known to ha
 _REMEMBERED = 100_000  # values that were asked for and not found; an exchange has more ads than that only in an attack
 
 
+@dataclass
+class Moves:
+    """How often a value that had a row was given another, or may be given one unseen; of all keys."""
+
+    count: int = 0
+
+
 class ResidentKey:
     """`counters`: (rows, counters) doubles. Rows stay where they are; an entity that Redis forgot has zeros.
 
     `limit`: rows there is room for. An entity beyond it is looked up by every request that names it.
     """
 
-    def __init__(self, reader: KeyReader, limit: int) -> None:
+    def __init__(self, reader: KeyReader, limit: int, moves: Moves) -> None:
         self.reader = reader
         self.counters = np.empty((limit, len(reader.new)))  # memory is taken when a row is written
         self.counters[UNAVAILABLE], self.counters[NEW] = reader.unavailable, reader.new
@@ -25,6 +33,7 @@ class ResidentKey:
         self._rows: dict[bytes, int] = {}
         self._by_value: dict[Any, int] = {}  # a request's own value (or tuple of values) -> row
         self._absent: dict[bytes, list[Any]] = {}
+        self._moves = moves
 
     @property
     def full(self) -> bool:
@@ -65,6 +74,7 @@ class ResidentKey:
                 self._rows[redis_key] = row
                 for value in self._absent.pop(redis_key, ()):
                     self._by_value[value] = row
+                    self._moves.count += 1
             elif np.array_equal(self.counters[row], counters, equal_nan=True):
                 continue
             self.counters[row] = counters
@@ -74,6 +84,7 @@ class ResidentKey:
     def forget(self, redis_key: bytes) -> None:
         """Every request that names the entity is to look it up, and finds out itself what is wrong with it."""
         row = self._rows.pop(redis_key, None)
+        self._moves.count += 1
         for value in [value for value, its in self._by_value.items() if its == row] + self._absent.pop(redis_key, []):
             self._by_value.pop(value, None)
 
@@ -96,6 +107,7 @@ class ResidentKey:
         self._by_value[value] = row
 
     def _forget_absent(self) -> None:
+        self._moves.count += 1
         for values in self._absent.values():
             for value in values:
                 self._by_value.pop(value, None)

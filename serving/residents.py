@@ -20,8 +20,8 @@ from feature_repo.redis_layout import LayoutError, is_key, key_prefix, redis_key
 from feature_repo.vectorize import Float64
 from serving.key_reader import KeyReader, clock_command, decode_clock
 from serving.logs import Seldom
-from serving.redis_link import LinkError, RedisLink, command
-from serving.resident_key import ResidentKey
+from serving.redis_link import Connect, Link, LinkError, command
+from serving.resident_key import Moves, ResidentKey
 from serving.sides import key_side
 
 _TOGETHER = 200  # keys that are read and recomputed in one go: about a millisecond in which no request is answered
@@ -43,18 +43,22 @@ class Listener(Protocol):
 
 
 class Residents:
-    """`keys`: candidate-side keys by name. `listeners` are told of changes for as long as somebody else holds them.
+    """`keys`: candidate-side keys by name. `moves`: of all of them. `listeners` are told of changes for as long as somebody
+    else holds them.
 
     Runs from `start` to `close`, and never raises. refreshed: is told, of each batch of written keys, the seconds from Redis'
     naming the first of them until all were in memory.
     """
 
     def __init__(
-        self, contract: Contract, address: RedisAddress, *, limit: int, reconcile_s: float, refreshed: Callable[[float], None]
-    ) -> None:
+        self, contract: Contract, address: RedisAddress, *, limit: int, reconcile_s: float, refreshed: Callable[[float], None],
+        connect: Connect,
+    ) -> None:  # fmt: skip
         self._contract, self._address, self._reconcile_s, self._refreshed = contract, address, reconcile_s, refreshed
+        self._connect = connect
         candidate_side = [key for key in contract.keys if key_side(contract, key) == "candidate"]
-        self.keys = {key: ResidentKey(KeyReader(contract, key), limit) for key in candidate_side}
+        self.moves = Moves()
+        self.keys = {key: ResidentKey(KeyReader(contract, key), limit, self.moves) for key in candidate_side}
         self._all = KeyReader(contract, ALL_KEY)
         self._scope = redis_key(contract.name, {})
         self._clock = clock_command(contract.name, CLOCK, AS_OF)
@@ -83,9 +87,9 @@ class Residents:
 
     async def _run(self) -> None:
         while True:
-            link: RedisLink | None = None
+            link: Link | None = None
             try:
-                link = await RedisLink.connect(self._address, self._pushed)
+                link = await self._connect(self._address, self._pushed)
                 await self._follow(link)
             except (LinkError, LayoutError, TimeoutError) as error:
                 if str(error) != self._why:
@@ -98,10 +102,12 @@ class Residents:
                     link.close()
             await asyncio.sleep(_RETRY_S)
 
-    async def _follow(self, link: RedisLink) -> None:
+    async def _follow(self, link: Link) -> None:
         """Until the connection breaks: LinkError."""
         prefixes = dict.fromkeys(key_prefix(columns) for columns in self._columns())
-        await self._ask(link, [command("CLIENT", "TRACKING", "ON", "BCAST", *(p for x in prefixes for p in ("PREFIX", x)))])
+        tracking = command("CLIENT", "TRACKING", "ON", "BCAST", *(p for x in prefixes for p in ("PREFIX", x)))
+        for node in link.nodes:
+            await self._ask(node, [tracking])
         while True:
             await self._read_all(link)
             log.info("candidates are kept fresh: %s", ", ".join(f"{t.count - 2} of {key}" for key, t in self.keys.items()))
@@ -129,7 +135,7 @@ class Residents:
             self._since_s = asyncio.get_running_loop().time()
         self._told.set()
 
-    async def _read_written(self, link: RedisLink) -> None:
+    async def _read_written(self, link: Link) -> None:
         """The clock first: what is read after it, in a second round where need be, is at least as new as it says."""
         since_s, self._since_s = self._since_s, None
         clock_moved = self._scope in self._written
@@ -137,7 +143,8 @@ class Residents:
         everything, as_of_us = await self._read_clock(link) if clock_moved else (self.everything, self.as_of_us)
         await self._read(link, self._taken())
         if clock_moved:
-            await self._ask(link, [command("PING")])  # what was written before the clock has been told by now
+            for node in link.nodes:
+                await self._ask(node, [command("PING")])  # what was written before the clock has been told by now
             await self._read(link, self._taken())
             await self._publish(everything, as_of_us)
         if since_s is not None:
@@ -148,21 +155,22 @@ class Residents:
         taken, self._written = self._written - {self._scope}, self._written & {self._scope}
         return taken
 
-    async def _read_all(self, link: RedisLink) -> None:
+    async def _read_all(self, link: Link) -> None:
         self._written.clear()
         self._since_s = None
         everything, as_of_us = await self._read_clock(link)
         for key, columns in zip(self.keys, self._columns(), strict=False):
             found = set(self.keys[key].redis_keys)
-            cursor = b""
             pattern = scan_pattern(columns, self._contract.name)
-            while cursor != b"0":
-                ((cursor, some),) = await self._ask(link, [command("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _SCAN)])
-                found.update(some)
+            for node in link.nodes:
+                cursor = b""
+                while cursor != b"0":
+                    ((cursor, some),) = await self._ask(node, [command("SCAN", cursor or "0", "MATCH", pattern, "COUNT", _SCAN)])
+                    found.update(some)
             await self._read(link, found)
         await self._publish(everything, as_of_us)
 
-    async def _read(self, link: RedisLink, redis_keys: set[bytes]) -> None:
+    async def _read(self, link: Link, redis_keys: set[bytes]) -> None:
         for columns in {columns for columns in self._columns() if columns}:
             prefix = key_prefix(columns)
             ours = [k for k in redis_keys if is_key(k, prefix, len(columns), self._contract.name)]
@@ -188,7 +196,7 @@ class Residents:
                 self._unreadable.warning("a candidate is not kept in memory, %r: %s", one, error)
         return changed
 
-    async def _read_clock(self, link: RedisLink) -> tuple[Float64, int | None]:
+    async def _read_clock(self, link: Link) -> tuple[Float64, int | None]:
         clock, counters = await self._ask(link, [self._clock, self._all.hmget(self._scope)])
         return np.array(self._all.row(counters)), decode_clock(clock)
 
@@ -199,17 +207,17 @@ class Residents:
            
             await listener.published(everything, as_of_us)
 
-    async def _ask(self, link: RedisLink, commands: Sequence[bytes]) -> list[Any]:
+    async def _ask(self, link: Link, commands: Sequence[bytes]) -> list[Any]:
         replies = await self._replies(link, commands)
         if wrong := next((reply for reply in replies if isinstance(reply, Exception)), None):
             raise LayoutError(str(wrong))
         return replies
 
     @staticmethod
-    async def _replies(link: RedisLink, commands: Sequence[bytes]) -> list[Any]:
+    async def _replies(link: Link, commands: Sequence[bytes]) -> list[Any]:
         """Errors among them."""
         async with asyncio.timeout(10):
-            return await link.ask(b"".join(commands), len(commands))
+            return await link.ask(commands)
 
     def _columns(self) -> list[tuple[str, ...]]:
         return [*(table.reader.columns for table in self.keys.values()), ()]

@@ -19,11 +19,13 @@ from feature_repo.vectorize import Float32, Float64
 from models.bundle import Bundle
 from models.merging import GRID, Tree, trees_of
 from models.ridge import FARTHEST
+from serving.large_pages import beside
 from serving.sides import Part
 
 _LEAVES = 64
 _EXACT = 2**24  # units: what a float32 sum of the Booster's holds exactly
 _ALL = 2**_LEAVES - 1
+_MANY = 32  # candidates for which it pays to ask all that any of them could be first
 
 log = logging.getLogger("clickodds.serving")
 
@@ -87,29 +89,47 @@ class MaskScorer:
 
         self._model, self._kernels = _Compiled(bundle, parts), kernels
         self._keep(max(rows, 1))
-        self._compile([len(part.positions) for part in parts])
+        self._compile([len(part.positions) for part in parts], max(rows, 1))
 
-    def _compile(self, widths: Sequence[int]) -> None:
+    def _compile(self, widths: Sequence[int], rows: int) -> None:
         """Answer once, so that no request waits for machine code."""
         self.write(1, np.zeros((1, widths[1]), dtype=np.float32), np.zeros(1, dtype=np.intp))
-        self.margins(np.zeros(widths[0], dtype=np.float32), np.zeros((len(widths) - 1, 1), dtype=np.intp))
+        request = np.zeros(widths[0], dtype=np.float32)
+        for count in (1, _MANY):
+            self.margins(request, np.zeros((len(widths) - 1, count), dtype=np.intp))
+        self._numbered = False  # which may come
+        self.margins(request, np.zeros((len(widths) - 1, 1), dtype=np.intp))
+        self._keep(rows)
 
     def _keep(self, rows: int) -> None:
-        self._masks = np.empty((rows, self._model.words), dtype=np.uint64)
+        words, parts = self._model.words, len(self._model.nodes) - 1
+        self._masks = np.empty((rows, words), dtype=np.uint64)
         self._units = np.empty(rows, dtype=np.int64)
+        # A word has few masks, and they have many rows: a row of numbers is an eighth of the memory that a request has to read
+        self._numbered = True  # while a byte is enough
+        self._codes = np.empty((rows, words), dtype=np.uint8)
+        room = self._kernels.NUMBERS + 8  # not a power of two, whose lines would share few sets of the cache
+        distinct, table = np.zeros((parts, words, room), dtype=np.uint64), np.zeros((words, room), dtype=np.int32)
+        self._distinct, self._table, self._counts = beside(distinct, table, np.zeros((parts, words), dtype=np.int64))
 
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
-        model = self._model
-        self._kernels.write_rows(vectors, model.nodes[of], model.terms[of], self._masks, self._units, at)
+        model, masks, part = self._model, self._masks, of - 1
+        self._kernels.write_rows(vectors, model.nodes[of], model.terms[of], masks, self._units, at)
+        if self._numbered:
+            self._numbered = self._kernels.number_masks(masks, at, self._distinct[part], self._counts[part], self._codes)
 
     def margins(self, request: Float32, rows: Rows) -> Float64:
         model = self._model
-        sums = np.empty(rows.shape[1], dtype=np.int64)
-        self._kernels.sum_leaves(
-            request, model.nodes[0], model.terms[0], rows, self._masks, self._units,
-            model.leaves, model.more_words, model.more_shifts, sums,
-        )  # fmt: skip
-        return np.asarray((sums + model.intercept) * GRID, dtype=np.float64)
+        margins = np.empty(rows.shape[1])
+        asked = request, model.nodes[0], model.terms[0], rows
+        rest = self._units, model.leaves, model.more_words, model.more_shifts, model.intercept, margins
+        if not self._numbered:
+            self._kernels.sum_leaves(*asked, self._masks, *rest)
+        elif len(rows) == 1 and len(margins) >= _MANY:
+            self._kernels.sum_by_table(*asked, self._codes, self._distinct, *rest, self._counts, self._table)
+        else:
+            self._kernels.sum_numbered(*asked, self._codes, self._distinct, *rest)
+        return margins
 
     def emptied(self) -> "MaskScorer":
         other = object.__new__(MaskScorer)
@@ -138,6 +158,8 @@ class _Compiled:
         self.nodes = [_part_nodes([asked.get(p, []) for p in part.positions], self.words) for part in parts]
         self.terms = [_part_terms(bundle, part) for part in parts]
         self.intercept = round(bundle.ridge.intercept / GRID) if bundle.ridge else 0
+        self.leaves, *asked_of_all = beside(self.leaves, *self.nodes[0])
+        self.nodes[0] = type(self.nodes[0])(*asked_of_all)
 
 
 class _Node:
@@ -189,18 +211,31 @@ def _pack(sizes: Sequence[int]) -> list[tuple[int, int]]:
 def _part_nodes(by_feature: Sequence[list[_Node]], words: int) -> Any:
     from serving import kernels
 
-    nodes = [node for asked in by_feature for node in sorted(asked, key=lambda node: node.threshold)]
-    missing = np.full((len(by_feature), words), _ALL, dtype=np.uint64)
-    for feature, asked in enumerate(by_feature):
+    ordered = [sorted(asked, key=lambda node: node.threshold) for asked in by_feature]
+    nodes = [node for asked in ordered for node in asked]
+
+    def left_by(asked: Sequence[_Node]) -> npt.NDArray[np.uint64]:
+        left = np.full(words, _ALL, dtype=np.uint64)
         for node in asked:
-            if node.missing_right:
-                missing[feature, node.word] &= np.uint64(node.mask)
+            left[node.word] &= np.uint64(node.mask)
+        return left
+
+    size = kernels.BLOCK
+    together = [left_by([node for node in asked if node.missing_right]) for asked in ordered] + [left_by([])]
+    blocks = np.zeros(len(ordered), dtype=np.int32)
+    for feature, asked in enumerate(ordered):
+        blocks[feature] = len(together)
+        before = left_by([])
+        for start in range(0, len(asked) - size + 1, size):
+            before = before & left_by(asked[start : start + size])
+            together.append(before)
     return kernels.Nodes(
         starts=np.cumsum([0, *map(len, by_feature)], dtype=np.int32),
         thresholds=np.array([node.threshold for node in nodes], dtype=np.float32),
         words=np.array([node.word for node in nodes], dtype=np.uint32),
         masks=np.array([node.mask for node in nodes], dtype=np.uint64),
-        missing=missing,
+        together=np.array(together, dtype=np.uint64),
+        blocks=blocks,
     )
 
 

@@ -55,10 +55,12 @@ class ServedRaw:
             columns[name] = self._column(plan, name)
         for key, of_key in counters.items():
             rows = np.full((1, len(self._counters)), np.nan) if of_key is None else of_key
+            missing = np.isnan(rows)
+            whole = np.where(missing, 0.0, rows).astype(np.int64)
             for n, counter in enumerate(self._counters):
-                values = np.broadcast_to(rows[:, n], plan.count)
-                columns[raw_counter(key, counter)] = [None if np.isnan(value) else int(value) for value in values]
-        arrays = [pa.array(columns.get(f.name, [None] * plan.count), f.type) for f in self._schema]
+                values, nulls = (np.broadcast_to(of[:, n], plan.count) for of in (whole, missing))
+                columns[raw_counter(key, counter)] = pa.array(values, pa.int64(), mask=nulls)
+        arrays = [_array(columns[f.name], f.type) if f.name in columns else pa.nulls(plan.count, f.type) for f in self._schema]
         return pa.record_batch(arrays, schema=self._schema)
 
     def _column(self, plan: Plan, name: str) -> list[Any]:
@@ -70,6 +72,10 @@ class ServedRaw:
         if name in plan.texts:
             return [plan.texts[name]] * plan.count
         return [plan.context[list(self._contract.columns_of("request")).index(name)]] * plan.count
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
 def _crossed(reader: KeyReader, place: int | None, replies: list[Any]) -> list[float]:

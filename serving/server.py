@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -20,6 +21,7 @@ from conf.served import served_folder
 from conf.settings import Settings
 from feature_repo.catalogue import raw_schema
 from models.published import Champion
+from serving.acceptor import Acceptor
 from serving.app import create_app
 from serving.cells import Cells
 from serving.fast_path import FastPath
@@ -62,9 +64,11 @@ class Server(uvicorn.Server):
         self._served_log = served_log
         self._place = place
         self._beside: list[asyncio.Task[None]] = []
+        self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
+        self._acceptors = [Acceptor(listener, self._connection) for listener in sockets or ()]
         self._served_log.start()
         self._beside = [
             asyncio.create_task(self._reloader.run()),
@@ -79,6 +83,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._place.lifeline is not None:
             asyncio.get_running_loop().remove_reader(self._place.lifeline)
+        for acceptor in self._acceptors:
+            acceptor.close()
         if signal.SIGINT not in self._captured_signals:  # a person with Ctrl-C waits for no client
             Protocol.linger_s = self._drain_s
         await super().shutdown(sockets)
@@ -87,6 +93,10 @@ class Server(uvicorn.Server):
             with suppress(asyncio.CancelledError):
                 await task
         await asyncio.to_thread(self._served_log.close)
+
+    def _connection(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _orphaned(self) -> None:
         """The parent is gone: nobody would stop this process any more."""
@@ -118,10 +128,11 @@ def prepared(settings: Settings, where: str, place: Place) -> Server:
         head=section.max_head_kb << 10, body=section.max_body_kb << 10, request_s=section.request_timeout.total_seconds(),
         connections=section.max_connections,
     )  # fmt: skip
+    traced = traced_if_configured(app)
+    express = app.express if traced is app else None  # a span needs a scope
     config = uvicorn.Config(
-        traced_if_configured(app),
-        workers=1, access_log=False, log_config=None, log_level=logging.WARNING, http=bounded(bounds, metrics), ws="none",
-        proxy_headers=False, server_header=False, headers=SECURITY_HEADERS,
+        traced, workers=1, access_log=False, log_config=None, log_level=logging.WARNING, http=bounded(bounds, metrics, express),
+        ws="none", proxy_headers=False, server_header=False, headers=SECURITY_HEADERS,
         timeout_keep_alive=int(section.keep_alive.total_seconds()), timeout_graceful_shutdown=int(2 * drain_s) + 1,
     )  # fmt: skip
     return Server(config, f"serving {contract.name} at {where}: {in_force.state.said}", reloader, served_log, place, drain_s)

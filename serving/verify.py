@@ -9,14 +9,15 @@ import os
 import sys
 from pathlib import Path
 
-import serving.lean  # noqa: F401  # before anything that imports xgboost or pyarrow
 from conf.errors import EXIT_REFUSED, BundleError
-from models.bundle import load_bundle
 
 
 def main() -> int:
     folder, identity = sys.argv[1:]
-    os.nice(10)  # requests come first
+    os.nice(10)  # requests come first; from here on, as imports are most of the work
+    import serving.lean  # noqa: F401  # before anything that imports xgboost or pyarrow
+    from models.bundle import load_bundle
+
     try:
         load_bundle(Path(folder), identity=identity)
     except BundleError as error:

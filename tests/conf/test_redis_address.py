@@ -8,7 +8,7 @@ from conf.redis_address import parse_address
 
 @pytest.mark.parametrize(
     "text",
-    ["localhost", "localhost:redis", ":6379", "", "localhost:99999", "a:1,b:2", "a:1,db=x", "a:1,sl=true",
+    ["localhost", "localhost:redis", ":6379", "", "localhost:99999", "a:1,b", "a:1,b:2,db=1", "a:1,db=x", "a:1,sl=true",
      "a:1,ssl=true,ssl_ca_certs=/n"],
 )
 def test_a_wrong_address_is_refused(text: str) -> None:
@@ -21,6 +21,12 @@ def test_an_address_is_feast_s() -> None:
     assert (str(address), address.db, address.username, address.password) == ("redis.example:6380", 2, "reader", "p=w")
     assert not address.tls
     assert address.ssl_context() is None
+
+
+def test_several_hosts_are_a_cluster() -> None:
+    address = parse_address("a:1,b:2,c:3,password=p")
+    assert ((address.host, address.port), address.more_hosts) == (("a", 1), (("b", 2), ("c", 3)))
+    assert parse_address("a:1").more_hosts == ()
 
 
 def test_tls_is_asked_for_and_its_files_are_named() -> None:

@@ -11,7 +11,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feature_repo import redis_layout
-from feature_repo.redis_layout import AT, KEY_TYPES, VALUE_TYPES, LayoutError, ViewLayout, decode_int64, decode_time, redis_key
+from feature_repo.redis_layout import (
+    AT,
+    KEY_TYPES,
+    VALUE_TYPES,
+    KeyWriter,
+    LayoutError,
+    ViewLayout,
+    decode_int64,
+    decode_time,
+    key_text,
+    redis_key,
+)
 from tests.serving.parts import quiet
 
 ARROW = {
@@ -144,3 +155,12 @@ def test_no_rows_are_no_bytes() -> None:
 def test_a_broken_time_is_refused(data: bytes) -> None:
     with pytest.raises(LayoutError, match="expected"):
         decode_time(data)
+
+
+@given(entity=st.dictionaries(st.from_regex(r"\A[a-z_]{1,9}\Z"), st.text(max_size=9), min_size=1, max_size=4), data=st.data())
+def test_keys_that_differ_in_one_value_are_written_around_it(entity: dict[str, str], data: st.DataObject) -> None:
+    columns = data.draw(st.permutations(list(entity)))
+    writer, open_column = KeyWriter("project", columns), data.draw(st.sampled_from(columns))
+    before, after = writer.around([None if name == open_column else entity[name] for name in columns])
+    whole = redis_key("project", entity)
+    assert before + key_text(entity[open_column]) + after == whole == writer([entity[name] for name in columns])

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from conf.errors import DataError, UnavailableError
-from conf.redis_address import RedisAddress
+from conf.errors import ClickoddsError, DataError, UnavailableError
+from conf.redis_address import RedisAddress, parse_address
 from conf.redis_server import free_port
 from feature_repo.redis_layout import AT, ViewLayout, decode_int64, hash_field, redis_key
 from feature_repo.redis_wire import Wire
@@ -45,6 +45,11 @@ def written(plan: Plan, *batches: pa.RecordBatch) -> Tally:
 
 def held(client: Any, user: str) -> int | None:
     return decode_int64(client.hget(redis_key("demo", {"user": user}), hash_field("v", "n")))
+
+
+def test_a_cluster_is_refused() -> None:
+    with pytest.raises(ClickoddsError, match="found 2 hosts, expected one"):
+        Wire(parse_address("a:1,b:2"), patience_s=0)
 
 
 def test_batches_are_written_and_counted(plan: Plan, client: Any) -> None:

@@ -54,7 +54,8 @@ class FeastStore:
             }
 
             def make(address: str) -> Any:
-                online = {"type": "redis", "connection_string": f"{address},db=0"}
+                kind = "redis_cluster" if "," in address else "redis"
+                online = {"type": "redis", "redis_type": kind, "connection_string": address}
                 return FeatureStore(config=RepoConfig(**config, online_store=online))
 
             self._make = make

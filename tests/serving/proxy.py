@@ -1,6 +1,7 @@
 """A TCP proxy that can be slow: what a network between two machines may be."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,8 +17,8 @@ class Proxy:
 
 
 @contextmanager
-def proxy(target_port: int) -> Iterator[Proxy]:
-    """In front of a port of the loopback, in a thread of its own."""
+def proxy(target_port: int, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """In front of a port of the loopback, in a thread of its own; callers are to speak TLS where it is given."""
     found = Proxy(0)
     ready = threading.Event()
     loop = asyncio.new_event_loop()
@@ -36,7 +37,7 @@ def proxy(target_port: int) -> Iterator[Proxy]:
             await asyncio.gather(pump(reader, back, slow=False), pump(there, writer, slow=True))
 
     async def listen() -> None:
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
         found.port = server.sockets[0].getsockname()[1]
         ready.set()
         with suppress(asyncio.CancelledError):

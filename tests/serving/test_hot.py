@@ -37,7 +37,7 @@ def test_both_routes_answer_alike(
     contract, draw = contracts[name], np.random.default_rng(5)
     fill(redis_address, contract, every_entity(contract, draw))
     bundle = exact_bundle(contract) if kind == "masks" else make_bundle(contract)
-    client, served, _, in_force, *_ = start(contract, bundle, redis_address)
+    client, served, _, in_force, *_, metrics = start(contract, bundle, redis_address)
     different: set[float] = set()
     for number in range(100):
         request = random_request(contract, draw)
@@ -48,6 +48,7 @@ def test_both_routes_answer_alike(
         assert served[-1].request_id == "r"
         different.update(p["ctr"] for p in hot.json()["predictions"])
     assert len(different) > 300
+    assert metrics.plain.total == 100
     expected = {"masks": "MaskScorer", "booster": "BoosterScorer"}[kind]
     assert in_force.state.engine is not None
     assert type(in_force.state.engine._rows.kept.scorer).__name__ == expected

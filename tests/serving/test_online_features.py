@@ -21,6 +21,7 @@ from feature_repo.redis_layout import hash_field, redis_key
 from serving.canonical import RequestValue
 from serving.features import OnlineFeatures, RawFeatures
 from serving.freshness import Reason
+from serving.redis_cluster import connect
 from serving.redis_link import RedisLink, RedisReader
 from tests.serving.parts import AS_OF, ID_KEY, FeastStore, microseconds
 
@@ -33,7 +34,7 @@ Candidates = Sequence[Mapping[str, RequestValue]]
 
 def _reading[T](contract: Contract, address: str, use: Callable[[OnlineFeatures], Awaitable[T]]) -> T:
     async def run() -> T:
-        reader = RedisReader(parse_address(address), deadline_s=0.5)
+        reader = RedisReader(parse_address(address), deadline_s=0.5, connect=connect)
         await reader.start()
         try:
             return await use(OnlineFeatures(contract, ID_KEY, reader, max_age=3 * HOUR))
@@ -255,9 +256,9 @@ def test_one_round_trip_reads_each_key_once_and_the_clock_first(
     sent: list[bytes] = []
     ask = RedisLink.ask
 
-    def spied(self: RedisLink, data: bytes, count: int) -> Any:
-        sent.append(data)
-        return ask(self, data, count)
+    def spied(self: RedisLink, commands: Sequence[bytes]) -> Any:
+        sent.append(b"".join(commands))
+        return ask(self, commands)
 
     monkeypatch.setattr(RedisLink, "ask", spied)
     candidates = [{"ad_id": f"a{n % 50}", "campaign_id": f"c{n % 4}"} for n in range(200)]

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 import redis
 
 from conf.redis_address import parse_address
-from conf.redis_server import find_redis, free_port, redis_server
+from conf.redis_server import free_port, redis_server
 from serving.freshness import Reason
+from serving.redis_cluster import connect
 from serving.redis_link import LinkError, RedisLink, RedisReader, command
 
 DEADLINE_S = 0.5  # of the tests: the machine may be busy
@@ -28,7 +28,7 @@ def _direct(address: str) -> redis.Redis:
 
 def _reading(address: str, use: Callable[[RedisReader], Awaitable[None]], deadline_s: float = DEADLINE_S) -> None:
     async def run() -> None:
-        reader = RedisReader(parse_address(address), deadline_s=deadline_s)
+        reader = RedisReader(parse_address(address), deadline_s=deadline_s, connect=connect)
         await reader.start()
         try:
             await use(reader)
@@ -135,51 +135,3 @@ def test_what_is_no_redis_is_said() -> None:
         server.close()
 
     asyncio.run(run())
-
-
-def test_a_user_that_may_only_read(redis_address: str) -> None:
-    """All that serving needs; the documentation names the same."""
-    rights = ["+hello", "+select", "+ping", "+hmget", "+scan", "+client|tracking"]
-    with _direct(redis_address) as client:
-        client.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "resetchannels", "-@all", *rights)
-
-    async def run() -> None:
-        address = parse_address(f"{redis_address},username=reader,password=secret")
-        link = await RedisLink.connect(address)
-        said = await link.ask(command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "x") + command("SET", "a", "1"), 2)
-        assert said[0] in (b"OK", "OK")
-        assert "permissions" in str(said[1])
-        link.close()
-        with pytest.raises(LinkError, match=r"WRONGPASS|invalid"):
-            await RedisLink.connect(parse_address(f"{redis_address},username=reader,password=wrong"))
-        assert "secret" not in repr(address)
-
-    asyncio.run(run())
-
-
-def test_tls(tmp_path: Path) -> None:
-    """Where the binary at hand was built with it."""
-    if b"tls" not in subprocess.run(["strings", "-n", "8", find_redis()], capture_output=True, check=False).stdout:
-        pytest.skip("the redis-server at hand has no TLS")
-    port, key, cert = free_port(), tmp_path / "key.pem", tmp_path / "cert.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    made: list[Any] = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    made += ["-keyout", key, "-out", cert]
-    subprocess.run(made, check=True, capture_output=True)
-    options: list[Any] = ["--tls-port", str(port), "--port", "0", "--tls-cert-file", cert, "--tls-key-file", key]
-    options += ["--tls-auth-clients", "no"]
-    server = subprocess.Popen(
-        [find_redis(), "--bind", "127.0.0.1", "--dir", tmp_path, "--save", "", *options], stdout=subprocess.DEVNULL
-    )  # fmt: skip
-
-    async def use(reader: RedisReader) -> None:
-        await _back(reader)
-
-    try:
-        time.sleep(1)
-        if server.poll() is not None:
-            pytest.skip("the redis-server at hand has no TLS")
-        _reading(f"127.0.0.1:{port},ssl=true,ssl_ca_certs={cert}", use)
-    finally:
-        server.kill()
-        server.wait()

@@ -85,6 +85,23 @@ def test_20000_margins_equal_the_bundle_s(trees: int, depth: int, ridge: bool) -
     assert len(np.unique(found)) > 100
 
 
+@pytest.mark.parametrize(
+    ("of", "candidates", "numbered"),
+    [
+        ((REQUEST + CROSS, AD), 200, True), ((REQUEST + CROSS, AD), 20, True), ((REQUEST, AD, CROSS), 200, True),
+        ((REQUEST, AD + CROSS), 200, False),
+    ],
+)  # fmt: skip
+def test_rows_are_numbers_while_a_byte_holds_them(of: Sequence[Sequence[int]], candidates: int, numbered: bool) -> None:
+    bundle = _bundle(_trained(60, 5), ridge=_ridge())
+    parts = _parts(*of)
+    scorer = MaskScorer(bundle, parts, 2 * ROWS)
+    found, whole = _asked(scorer, parts, 40, candidates)
+    assert scorer._numbered == numbered
+    np.testing.assert_array_equal(found, bundle.margins(whole))
+    assert (scorer._counts > 1).any()
+
+
 def test_one_part_may_ask_nothing() -> None:
     bundle = _bundle(_trained(20, 3))
     for parts in (_parts((*REQUEST, *AD, *CROSS), ()), _parts((), (*REQUEST, *AD, *CROSS))):

@@ -190,6 +190,14 @@ def _ask(path: Running, requests: list[dict[str, Any]], route: str = "/v1/predic
     return answers
 
 
+def _metric(path: Running, name: str) -> float:
+    connection = http.client.HTTPConnection("127.0.0.1", path.port, timeout=30)
+    connection.request("GET", "/metrics")
+    page = connection.getresponse().read().decode()
+    connection.close()
+    return float(next(line.rpartition(" ")[2] for line in page.splitlines() if line.startswith(name)))
+
+
 def test_every_answer_equals_the_batch_path_to_the_bit(path: Running) -> None:
     ids, raw = _batch(path)
     requests = _requests(path, ids)
@@ -197,6 +205,7 @@ def test_every_answer_equals_the_batch_path_to_the_bit(path: Running) -> None:
     assert set(requests) == set(ids)
     answers = _ask(path, [requests[name] for name in ids])
     assert {(a["degraded"], a["model_version"]) for a in answers} == {(False, path.champion.version)}
+    assert _metric(path, "clickodds_plain_answers_total") == 0, "the hot route has answered all of it"
     served = np.array([answer["predictions"][0]["ctr"] for answer in answers])
     expected = path.champion.bundle.probabilities(raw)
     np.testing.assert_array_equal(served, expected)
@@ -205,6 +214,8 @@ def test_every_answer_equals_the_batch_path_to_the_bit(path: Running) -> None:
     counters = raw.select([name for name in raw.schema.names if "__" in name])
     zero = np.asarray(counters.column("user__impressions_6h")) == 0
     assert zero.sum() > 50, "users that are new"
+    crossed = np.asarray(counters.column("user_campaign__impressions_6h"))
+    assert min((crossed == 0).sum(), (crossed > 0).sum()) > 50, "crosses that are new, and such as are known"
     assert _fell_silent(path, ids), "users that were counted once and have expired"
     assert counters.column("device__impressions_6h").null_count > 20, "a key whose column is null"
     assert raw.column("age").null_count > 50, "numbers that are missing"

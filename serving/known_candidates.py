@@ -1,0 +1,153 @@
+"""Candidates that were asked for before, known by their very text: what was checked, decoded, looked up and encoded once is
+not done again. Most requests name only such candidates; others go the long way, and are known afterwards.
+
+Nothing is accepted here that was not accepted before: a candidate's text must equal, byte for byte, one that the request schema
+took, and what is left of the body is decoded with a number in the candidates' place that no caller can know (hot_schema.MARK).
+So whether that place is the field "candidates" of the body, and the last of them, is the decoder's word.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from serving import text_kernels as kernels
+from serving.hot_schema import MARK
+from serving.text_kernels import EMPTY, HEAD
+
+_MARK = b"%d" % MARK
+_BEFORE = (b'"candidates": [', b'"candidates":[')
+_ROOM = 1 << 16  # candidates
+_WORDS = 16 * _ROOM  # of what is known of them: 8 MB, taken as it is used
+_FIRST_TABLE = 1 << 10
+_LONGEST = 1024  # bytes of a text, and of what the answer says
+
+Rows = npt.NDArray[np.intp]
+
+
+class _Texts(msgspec.Struct):
+    candidates: list[msgspec.Raw]
+
+
+_decode_texts = msgspec.json.Decoder(_Texts).decode
+
+
+class Store:
+    """Records (serving/text_kernels.py) that stay what they are: who holds the store may go on using them."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.table = np.full(_FIRST_TABLE, EMPTY, dtype=np.uint32)
+        self.words = np.empty(_WORDS, dtype=np.uint64)
+        self.data = self.words.view(np.uint8)
+        self.stamp = 0
+        self.longest = 0  # of what the answer says of a candidate
+        self._first: dict[Any, int] = {}
+        self._count, self._end = 0, 0
+
+    def add(self, text: bytes, named: Any, answer: bytes, rows: Sequence[int]) -> bool:
+        """Whether there was room. named: what names the candidate. answer: what stands before its number in the answer."""
+        text_words, answer_words = -(-len(text) // 8), -(-len(answer) // 8)
+        record, end = self._end, self._end + HEAD + self.parts + text_words + answer_words
+        if self._count == _ROOM or end > _WORDS:
+            return False
+        data = np.frombuffer(text, dtype=np.uint8)
+        value = np.uint64(kernels.hash_of(data))
+        place = kernels.place_of(data, 0, len(text), value, self.parts, self.table, self.words, self.data)
+        if place < 0 or self.table[place] != EMPTY:  # too many of nearly this hash; or here already
+            return True
+        first = self._first.setdefault(named, record)
+        self.words[record], self.words[record + 1] = value, 0
+        self.words[record + 2] = first << 32 | len(text) << 16 | len(answer)
+        self.words[record + HEAD : record + HEAD + self.parts] = rows
+        at = 8 * (record + HEAD + self.parts)
+        self.data[at : at + len(text)] = data
+        at += 8 * text_words
+        self.data[at : at + len(answer)] = np.frombuffer(answer, dtype=np.uint8)
+        self.table[place] = record
+        self._count, self._end, self.longest = self._count + 1, end, max(self.longest, len(answer))
+        if 2 * self._count > len(self.table):
+            self._grow()
+        return True
+
+    def _grow(self) -> None:
+        old, self.table = self.table, np.full(4 * len(self.table), EMPTY, dtype=np.uint32)
+        for record in old[old != EMPTY].tolist():
+            at, length = 8 * (record + HEAD + self.parts), int(self.words[record + 2]) >> 16 & 0xFFFF
+            text = self.data[at : at + length]
+            place = kernels.place_of(text, 0, length, self.words[record], self.parts, self.table, self.words, self.data)
+            if place >= 0:
+                self.table[place] = record
+
+
+@dataclass(slots=True)
+class Asked:
+    """The candidates of one request, all known. rows: (parts, candidates). rest: the body with MARK in their place."""
+
+    store: Store
+    records: npt.NDArray[np.uint32]
+    rows: Rows
+    rest: bytes
+
+    @property
+    def count(self) -> int:
+        return len(self.records)
+
+    def predictions(self, numbers: bytes) -> bytes:
+        """The answer's text: each candidate with its number. numbers: all of them, as a JSON array."""
+        store = self.store
+        out = np.empty(len(numbers) + len(self.records) * (store.longest + 2), dtype=np.uint8)
+        text = np.frombuffer(numbers, dtype=np.uint8)
+        end = kernels.write_predictions(self.records, store.parts, store.words, store.data, text, out)
+        return out[:end].tobytes()
+
+
+class KnownCandidates:
+    """parts: rows of the scorer that a candidate has. most: candidates of a request. Used by one thread, between awaits."""
+
+    def __init__(self, *, parts: int, most: int) -> None:
+        self._parts, self._most = parts, most
+        self._store: Store | None = None  # its memory is taken when there is something to know
+        kernels.warm_up()
+
+    def find(self, body: bytes) -> Asked | None:
+        """Of a request's body; None where one of its candidates is not known, or the body is not written as simply as most."""
+        if (store := self._store) is None:
+            return None
+        for before in _BEFORE:
+            if (at := body.find(before)) >= 0:
+                break
+        else:
+            return None
+        start = at + len(before)
+        records, rows = np.empty(self._most, dtype=np.uint32), np.empty((self._parts, self._most), dtype=np.intp)
+        store.stamp += 1
+        text = np.frombuffer(body, dtype=np.uint8)
+        count, end = kernels.find_records(text, start, store.table, store.words, store.data, store.stamp, records, rows)
+        if not count:
+            return None
+        found = rows[:, :count] if self._parts == 1 else rows[:, :count].copy()  # the scorer's loops want them in a piece
+        return Asked(store, records[:count], found, b"%b%b%b" % (body[: start - 1], _MARK, body[end + 1 :]))
+
+    def learn(self, body: bytes, named: Sequence[Any], answers: Sequence[bytes], rows: Rows) -> None:
+        """Keep the candidates of a body that was answered. rows: (parts, candidates). See Store.add for the others."""
+        if self._store is None:
+            self._store = Store(self._parts)
+        texts = map(bytes, _decode_texts(body).candidates)
+        for text, name, answer, row in zip(texts, named, answers, rows.T.tolist(), strict=True):
+            if _is_plain(text, answer) and not self._store.add(text, name, answer, row):
+                self.forget()
+                return
+
+    def forget(self) -> None:
+        """All of them: rows are other ones now, or there is no more room."""
+        self._store = None
+
+
+def _is_plain(text: bytes, answer: bytes) -> bool:
+    """Whether text_kernels.find_records would see this object's end, and a record holds it."""
+    simple = text.count(b"{") == 1 and text.count(b"}") == 1 and b"\\" not in text
+    return simple and max(len(text), len(answer)) <= _LONGEST

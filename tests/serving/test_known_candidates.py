@@ -1,0 +1,132 @@
+"""Candidates that are known by their text: the same answers as the plain route's, whatever the body looks like."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conf.contract import Contract
+from serving.app import PREDICT
+from serving.known_candidates import KnownCandidates
+from tests.serving.both_routes import HOT, PLAIN, Start, Started, every_entity, exact_bundle, fill, random_request
+
+_NAMES = [f"a{n}" for n in range(40)]
+
+
+def _body(names: list[str], form: Callable[[Any], str] = json.dumps) -> bytes:
+    return f'{{"request_id":"r","candidates":{form([{"ad_id": name} for name in names])},"context":{{}}}}'.encode()
+
+
+@pytest.fixture(scope="module")
+def known() -> KnownCandidates:
+    """Forty candidates; the row of a7 is 7."""
+    made = KnownCandidates(parts=1, most=50)
+    answers = [json.dumps({"ad_id": name, "ctr": 0.0}).encode().removesuffix(b"0.0}") for name in _NAMES]
+    made.learn(_body(_NAMES), [(name,) for name in _NAMES], answers, np.arange(40)[None])
+    return made
+
+
+def test_it_finds_what_it_has_learned_in_any_order(known: KnownCandidates) -> None:
+    draw = np.random.default_rng(1)
+    for _ in range(200):
+        chosen = draw.permutation(40)[: draw.integers(1, 41)].tolist()
+        found = known.find(_body([_NAMES[n] for n in chosen]))
+        assert found is not None
+        assert found.rows.tolist() == [chosen]
+        numbers = draw.random(len(chosen)).tolist()
+        said = json.loads(b"[" + found.predictions(json.dumps(numbers, separators=(",", ":")).encode()) + b"]")
+        assert said == [{"ad_id": _NAMES[n], "ctr": number} for n, number in zip(chosen, numbers, strict=True)]
+        assert b"ad_id" not in found.rest
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [
+        '[{"ad_id": "a1"}, {"ad_id": "b1"}]', '[{"ad_id": "a1"}, {"ad_id": "a1"}]', "[]", "[ ]", '[{"ad_id": "a1"},]',
+        '[{"ad_id": "a1"} {"ad_id": "a2"}]', '[{"ad_id": "a1"', '[{"ad_id": "a1"}', '[{"ad_id": "\\u0061\\u0031"}]', "[1]",
+        '["a1"]', '[{"ad_id":"a1"}]', '[[{"ad_id": "a1"}]]', '[{"ad_id": "a1", "ad_id": "a1"}]', '[{"ad_id": "a1"}, null]',
+        "{}", "null",
+        json.dumps([{"ad_id": name} for name in _NAMES] * 2),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_to_the_letter_is_not_found(known: KnownCandidates, candidates: str) -> None:
+    assert known.find(f'{{"candidates": {candidates}, "context": {{}}}}'.encode()) is None
+
+
+def test_all_are_forgotten_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.known_candidates._ROOM", 30)
+    small = KnownCandidates(parts=1, most=50)
+    for names in (_NAMES[:25], _NAMES[15:]):
+        small.learn(_body(names), [(n,) for n in names], [b"{"] * 25, np.arange(25)[None])
+    assert small.find(_body(_NAMES[:1])) is None
+
+
+def test_two_texts_of_one_candidate_are_one(known: KnownCandidates) -> None:
+    """As the plain route has it: what names a candidate stands once in a request."""
+    known.learn(b'{"candidates": [{ "ad_id": "a1"}]}', [("a1",)], [b'{"ad_id":"a1","ctr":'], np.ones((1, 1), dtype=np.intp))
+    assert known.find(b'{"candidates": [{ "ad_id": "a1"}]}') is not None
+    assert known.find(b'{"candidates": [{ "ad_id": "a1"}, {"ad_id": "a1"}]}') is None
+
+
+@pytest.fixture
+def started(demo: Contract, redis_address: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> Started:
+    """An application of a contract without crosses, that writes nothing down: so candidates may be known by their text."""
+    contract = demo.model_copy(update={"keys": {key: columns for key, columns in demo.keys.items() if key != "user_campaign"}})
+    fill(redis_address, contract, every_entity(contract, np.random.default_rng(5)))
+    monkeypatch.setattr("serving.served_log.ServedLog.wants", lambda *_: False)
+    return start(contract, exact_bundle(contract), redis_address)
+
+
+def test_known_candidates_are_answered_as_the_plain_route_does(started: Started, demo: Contract) -> None:
+    draw, by_text = np.random.default_rng(6), 0
+    for _ in range(150):
+        request = random_request(demo, draw)
+        hot, plain = (started.client.post(PREDICT, json=request, headers=headers) for headers in (HOT, PLAIN))
+        assert hot.status_code == plain.status_code == 200
+        assert hot.json() == plain.json()
+        by_text += started.served[-1].plan.known is not None
+    assert by_text > 50
+
+
+def test_a_changed_body_is_refused_or_answered_as_by_the_plain_route(started: Started, demo: Contract) -> None:
+    draw = np.random.default_rng(7)
+    whole = json.dumps(random_request(demo, draw), ensure_ascii=False)
+    for _ in range(3):
+        started.client.post(PREDICT, content=whole.encode(), headers=HOT)
+    assert started.served[-1].plan.known is not None
+    words = '"candidates_"', '"c\\u0061ndidates"', '"context"', '"request_id"'
+    bodies = [whole.replace('"candidates"', word) for word in words]
+    more = ', "candidates": []}', ', "candidates": 7}', ', "c\\u0061ndidates": []}', ', "x": 1}'
+    bodies += [whole[:-1] + end for end in more]
+    bodies += ['{"candidates": [], ' + whole[1:], '{"candidates": [{}], ' + whole[1:], whole + whole]
+    spots = draw.integers(len(whole), size=300).tolist()
+    bodies += [whole[:at] + str(draw.choice(list('{}[]",:\\ a1'))) + whole[at + int(draw.integers(2)) :] for at in spots]
+    statuses = set()
+    for body in bodies:
+        hot, plain = (started.client.post(PREDICT, content=body.encode(), headers=headers) for headers in (HOT, PLAIN))
+        statuses.add(hot.status_code)
+        assert hot.status_code == plain.status_code, body
+        assert hot.json() == plain.json(), body
+    assert statuses == {200, 400, 422}
+
+
+def test_a_new_ad_s_counters_replace_what_was_known_of_it(started: Started, demo: Contract, redis_address: str) -> None:
+    context = {name: f"{name}-1" for name, column in demo.columns_of("request").items() if column.type != "number"}
+    candidate = {"ad_id": "an ad to come", "campaign_id": "campaign_id-1"}
+    request = {"request_id": "r", "time": "2026-03-01T10:30:00Z", "context": context, "candidates": [candidate]}
+
+    def answer(headers: dict[str, str]) -> Any:
+        return started.client.post(PREDICT, json=request, headers=headers).json()["predictions"]
+
+    for _ in range(3):
+        before = answer(HOT)
+    assert started.served[-1].plan.known is not None
+    counted = [name for name in demo.counter_columns if not name.endswith("_us")]
+    row: dict[str, int | None] = {name: 900 if name.startswith("impressions") else 400 for name in counted}
+    fill(redis_address, demo, {("ad", ("an ad to come",)): row})
+    for _ in range(500):
+        if (now := answer(HOT)) != before:
+            break
+    assert now == answer(PLAIN) != before
