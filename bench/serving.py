@@ -133,7 +133,7 @@ def _bed(shape: Shape, folder: Path, only: Sequence[str]) -> Iterator[Bed]:
             if name in only:
                 servers[name] = stack.enter_context(_other(name, folder, address))
         if {"ours", "route"} & set(only):
-            ours = stack.enter_context(_ours(folder, address))
+            ours = stack.enter_context(our_server(folder, address))
             servers |= {name: ours for name in ("ours", "route") if name in only}
         _agree(world, servers)
         yield Bed(shape, world, servers, bundle)
@@ -165,7 +165,8 @@ def _other(name: str, folder: Path, address: str) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _ours(folder: Path, address: str) -> Iterator[tuple[int, int]]:
+def our_server(folder: Path, address: str) -> Iterator[tuple[int, int]]:
+    """The server's process id and port; state and contract.yaml lie in the folder."""
     command = [sys.executable, "-m", "serving", "--port", "0"]
     with subprocess.Popen(command, env=_environment(folder, address), cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:
