@@ -9,24 +9,24 @@ beside it, and its cost is not counted. Writes its section of docs/benchmarks.md
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
 
-from bench.measure import peak_mib
+from bench.materialize_processes import said_by
+from bench.materialize_serving import beside_serving
 from bench.report import machine, write_section
-from conf.environment import environment
 from conf.redis_server import redis_server
-from conf.settings import ROOT, load_settings
 
 ENGINES = {"feast_local": "Feast, local", "feast_spark": "Feast, spark.engine", "ours": "ours"}
 FLOOR = "redis_floor"
+SERVED = 1_000_000  # keys from which on a table is also moved beside a server under load
 
 
 @dataclass(frozen=True)
@@ -52,51 +52,54 @@ def main() -> int:
     parser.add_argument("--ours-alone", type=int, metavar="N", help="one more table for our engine only, such as 10000000")
     parser.add_argument("--no-page", action="store_true", help="leave docs/benchmarks.md as it is")
     args = parser.parse_args()
-    runs = [run for keys in args.keys for run in _runs(keys, list(ENGINES))]
+    runs: list[Run] = []
+    serving: dict[str, Any] = {}
+    for keys in args.keys:
+        with _table(keys) as folder:
+            runs += _runs(keys, list(ENGINES), folder)
+            if keys >= SERVED:
+                serving = beside_serving(folder)
+                print(serving, file=sys.stderr, flush=True)
     if args.ours_alone:
-        runs += _runs(args.ours_alone, ["ours"])
-    result = _result(runs)
+        with _table(args.ours_alone) as folder:
+            runs += _runs(args.ours_alone, ["ours"], folder)
+    result = _result(runs) | {"serving": serving}
     if not args.no_page:
         write_section("materialize", _page(runs, result))
     print(json.dumps(result))
     return 0 if result["dump_equal"] else 1
 
 
-def _runs(keys: int, engines: list[str]) -> list[Run]:
-    """Every engine on one table, in a folder that goes away afterwards."""
+@contextmanager
+def _table(keys: int) -> Iterator[Path]:
+    """A folder with the table, which goes away afterwards."""
     with tempfile.TemporaryDirectory(prefix="bench-materialize-") as name:
-        folder = Path(name)
-        _process("data", folder, "127.0.0.1:1", str(keys))
-        runs = [_run(engine, folder, "full", keys) for engine in engines]
-        if len(engines) > 1:
-            runs += [_run(engine, folder, "increment", keys // 100) for engine in ("feast_local", "ours")]
-            runs.append(_run(FLOOR, folder, str(keys), keys))
-        return runs
+        said_by("data", Path(name), "127.0.0.1:1", str(keys))
+        yield Path(name)
+
+
+def _runs(keys: int, engines: list[str], folder: Path) -> list[Run]:
+    """Every engine on one table."""
+    runs = [_run(engine, folder, "full", keys) for engine in engines]
+    if len(engines) > 1:
+        runs += [_run(engine, folder, "increment", keys // 100) for engine in ("feast_local", "ours")]
+        runs.append(_run(FLOOR, folder, str(keys), keys))
+    return runs
 
 
 def _run(engine: str, folder: Path, what: str, rows: int) -> Run:
     with redis_server(folder / "redis" / engine / what) as address:
-        said, peak = _process("floor" if engine == FLOOR else engine, folder, address, what)
         host, _, port = address.rpartition(":")
-        memory: Any = redis.Redis(host=host, port=int(port)).info("memory")
-        redis.Redis(host=host, port=int(port)).flushall()  # nothing to save
+        client: Any = redis.Redis(host=host, port=int(port))
+        client.config_set("save", "")  # no snapshots beside a measurement
+        said, peak = said_by("floor" if engine == FLOOR else engine, folder, address, what)
+        memory = client.info("memory")
+        client.flushall()
     cold, warm = said.get("cold", {"wall_s": 0.0, "cpu_s": 0.0}), said["warm"]
     figures = (cold["wall_s"], cold["cpu_s"], warm["wall_s"], warm["cpu_s"], round(peak / 1024, 2))
     run = Run(engine, what, rows, *figures, redis_mb=round(memory["used_memory"] / 2**20, 1), digest=said.get("digest", ""))
     print(run, file=sys.stderr, flush=True)
     return run
-
-
-def _process(engine: str, folder: Path, address: str, what: str) -> tuple[dict[str, Any], float]:
-    """What the engine said last, and the peak memory of its processes in MiB; ends the program where it fails."""
-    command = [sys.executable, "-m", "bench.materialize_engines", engine, str(folder), address, what]
-    env = os.environ | environment(load_settings()) | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        with peak_mib(run.pid) as peak:
-            out, err = run.communicate()
-    if run.returncode:
-        raise SystemExit(f"{engine}: exit code {run.returncode}\n{out[-1_000:]}\n{err[-3_000:]}")
-    return json.loads(out.splitlines()[-1]) if out.strip() else {}, peak[0]
 
 
 def _result(runs: list[Run]) -> dict[str, Any]:
@@ -138,7 +141,7 @@ def _page(runs: list[Run], result: dict[str, Any]) -> str:
     return f"""## Materialization
 
 One view of ten features (four Int64, four Float64, two Float32, a twentieth null), a text key, 1.3 rows a key in a Delta table.
-`make bench-materialize` made this section, on {machine()}.
+`make bench-materialize` made this section, on {machine()}, with {_server()}.
 
 | engine | keys | cold s | cold CPU s | warm s | warm CPU s | warm keys / s | peak GiB | Redis MiB |
 |---|---|---|---|---|---|---|---|---|
@@ -148,6 +151,32 @@ Cold: from the start of a process, imports and Spark's start included; warm: onc
 (an increment: into the same). CPU seconds and memory (largest sum of PSS) are of the process tree, JVM and Python workers
 included, without Redis. "Redis alone" takes the commands that our workers send, made beforehand, on one connection that never
 waits. Ours runs without its rate limit. {same} (DUMP of every key) at every size.
+{_served(result["serving"]) if result["serving"] else ""}"""
+
+
+def _server() -> str:
+    """The Redis that is measured with."""
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as address:
+        host, _, port = address.rpartition(":")
+        client: Any = redis.Redis(host=host, port=int(port))
+        server, memory = client.info("server"), client.info("memory")
+    version = f"Valkey {server['valkey_version']}" if "valkey_version" in server else f"Redis {server['redis_version']}"
+    return f"{version} on {memory['mem_allocator']}"
+
+
+def _served(found: dict[str, Any]) -> str:
+    calm, beside = found["calm"], found["beside"]
+    rows = "\n".join(
+        f"| {name} | {one['rate']:,} | {one['requests']:,} | {one['failed']} | {one['degraded']} | {one['p50']} | {one['p99']} |"
+        for name, one in (("calm", calm), ("while rows are written", beside))
+    )
+    return f"""
+One server at half of what its process can answer (100 candidates a request, open loop), and {SERVED:,} keys written into its
+Redis at the default rate limit in {found["write_s"]:.0f} s, by a Spark that runs already:
+
+| | requests/s | requests | failed | degraded | p50 ms | p99 ms |
+|---|---|---|---|---|---|---|
+{rows}
 """
 
 

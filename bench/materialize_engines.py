@@ -1,13 +1,15 @@
 """One engine's materialization in a process of its own: `python -m bench.materialize_engines ours FOLDER HOST:PORT full`.
 
 Moves the view twice, into an emptied Redis: cold, from the process's start, and warm. `data` writes the view's Delta table and
-`floor` sends Redis the commands of `ours`, made beforehand. The last line is JSON.
+`floor` sends Redis the commands of `ours`, made beforehand. The last line is JSON. `paced` is ours at its default rate limit: it
+moves the increment, says "warm", waits for a line, moves the table and says "wrote" and the seconds.
 """
 
 import argparse
 import hashlib
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ import redis
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
+from bench.materialize_processes import PACED
 from bench.measure import Cost, cost
 from feature_repo.redis_layout import AT, ViewLayout
 
@@ -33,7 +36,7 @@ _COLD, _WARM = "cold", "warm"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", choices=[*_TYPES, "data", "floor"])
+    parser.add_argument("engine", choices=[*_TYPES, "data", "floor", PACED])
     parser.add_argument("folder", type=Path)
     parser.add_argument("address")
     parser.add_argument("what", help="full, increment; of data and floor how many keys")
@@ -45,6 +48,9 @@ def main() -> int:
         return 0
     if args.engine == "floor":
         print(json.dumps({_WARM: _floor(args.folder, args.address)}))
+        return 0
+    if args.engine == PACED:
+        _paced(_store("ours", args.folder, args.address, limited=True))
         return 0
     with cost() as cold:
         store = _store(args.engine, args.folder, args.address)
@@ -58,6 +64,15 @@ def main() -> int:
     print()
     print(json.dumps({_COLD: _figures(cold), _WARM: _figures(warm), "digest": digest}))
     return 0
+
+
+def _paced(store: Any) -> None:
+    store.materialize(*INCREMENT)
+    print("\nwarm", flush=True)
+    sys.stdin.readline()
+    with cost() as spent:
+        store.materialize(*FULL)
+    print(f"\nwrote {spent.wall_s:.1f}", flush=True)
 
 
 def _figures(spent: Cost) -> dict[str, float]:
@@ -91,10 +106,10 @@ def _write(folder: Path, keys: int) -> None:
     spark.stop()
 
 
-def _store(engine: str, folder: Path, address: str) -> Any:
+def _store(engine: str, folder: Path, address: str, *, limited: bool = False) -> Any:
     from feast import FeatureStore, RepoConfig
 
-    ours = {"leases": str(folder / "leases"), "max_rows_per_s": 0}
+    ours = {"leases": str(folder / "leases")} | ({} if limited else {"max_rows_per_s": 0})
     config = RepoConfig(
         project=PROJECT,
         provider="local",

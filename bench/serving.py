@@ -97,7 +97,7 @@ def _measured(bed: Bed, args: argparse.Namespace) -> dict[str, Any]:
         seen = seen_after(port, bed.redis, bed.world, bed.world.requests(10, 1, seed=8)[0])
         result["seen_after_s"] = {"median": round(median(seen), 3), "longest": round(max(seen), 3)}
     if "ours" in bed.servers:
-        env = _environment(bed.folder, bed.redis)
+        env = environment_of(bed.folder, bed.redis)
         result |= start_and_memory(env, bed.redis, bed.world, bed.world.requests(100, 1, seed=9)[0])
     return result
 
@@ -142,7 +142,7 @@ def _bed(shape: Shape, folder: Path, only: Sequence[str]) -> Iterator[Bed]:
             if name in only:
                 servers[name] = stack.enter_context(_other(name, folder, address))
         if {"ours", "route"} & set(only):
-            pid, port, _ = stack.enter_context(ours(_environment(folder, address)))
+            pid, port, _ = stack.enter_context(ours(environment_of(folder, address)))
             servers |= {name: (pid, port) for name in ("ours", "route") if name in only}
         _agree(world, servers)
         yield Bed(shape, world, servers, folder, address)
@@ -164,7 +164,7 @@ def _agree(world: World, servers: dict[str, tuple[int, int]]) -> None:
 def _other(name: str, folder: Path, address: str) -> Iterator[tuple[int, int]]:
     port = free_port()
     command = [sys.executable, "-m", "bench.serving_servers", name, str(folder), f"{folder}/contract.yaml", address, str(port)]
-    env = _environment(folder, address)
+    env = environment_of(folder, address)
     with subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=sys.stderr) as server:
         try:
             wait_for(port)
@@ -173,7 +173,8 @@ def _other(name: str, folder: Path, address: str) -> Iterator[tuple[int, int]]:
             server.kill()
 
 
-def _environment(folder: Path, address: str) -> dict[str, str]:
+def environment_of(folder: Path, address: str) -> dict[str, str]:
+    """Of a server whose state and contract.yaml lie in the folder."""
     settings = load_settings().model_copy(update={"state": folder, "contract": folder / "contract.yaml", "redis": address})
     return os.environ | environment(settings) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 

@@ -1,4 +1,4 @@
-"""One connection to Redis that takes ready-made commands in bulk: send, work on, then receive as many replies.
+"""One connection to Redis that takes ready-made commands in bulk: send, work on, send more, then receive as many replies.
 
 No client library: one makes objects of every command and reply, and its import costs each worker more than most loads take. A
 connection that breaks is made again, and what was not answered is sent again; so commands must bear being sent twice. A server
@@ -8,6 +8,7 @@ that has started anew in between may have lost what it had answered: that is an 
 import contextlib
 import socket
 import time
+from collections import deque
 from typing import Any, Self
 
 import hiredis
@@ -37,17 +38,18 @@ class Wire:
         self.run_id = run_id
         self._socket: socket.socket | None = None
         self._reader = self._new_reader()
-        self._pending: tuple[bytes, int] = (b"", 0)
+        self._pending: deque[tuple[bytes, int]] = deque()
+        self._found: list[Any] = []  # replies read so far and not received
 
     def __enter__(self) -> Self:
-        self._receive(min(_FIRST_S, self._patience_s))
+        self._replies(0, min(_FIRST_S, self._patience_s))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
 
     def exchange(self, commands: bytes, replies: int) -> list[Any]:
-        """Send and receive at once."""
+        """Send and receive at once, where nothing else is on its way."""
         self.send(commands, replies)
         return self.receive()
 
@@ -56,27 +58,32 @@ class Wire:
         return self.exchange(_packed(*words), 1)[0]
 
     def send(self, commands: bytes, replies: int) -> None:
-        """Hand over commands; `receive` must follow before the next ones."""
-        self._pending = (commands, replies)
+        """Hand over commands; each is to be followed by a `receive`, later ones may go out before it."""
+        self._pending.append((commands, replies))
         with contextlib.suppress(OSError):  # receive tries again
-            if self._socket is not None:
-                self._socket.sendall(commands)
+            self._send_now(commands)
 
     def receive(self) -> list[Any]:
-        """The replies to what was sent, in order. Raises UnavailableError where Redis refuses a command, or is away for longer
-        than patience_s, or was restarted."""
-        return self._receive(self._patience_s)
+        """The replies to the oldest that was sent. Raises UnavailableError where Redis refuses a command, is away for longer than
+        patience_s, or was restarted."""
+        found = self._replies(self._pending[0][1], self._patience_s)
+        self._pending.popleft()
+        return found
 
-    def _receive(self, patience_s: float) -> list[Any]:
-        commands, replies = self._pending
+    def receive_all(self) -> None:
+        """Until everything that was sent is answered."""
+        while self._pending:
+            self.receive()
+
+    def _replies(self, number: int, patience_s: float) -> list[Any]:
         deadline = time.monotonic() + patience_s
         pause = 0.05
         while True:
             try:
                 if self._socket is None:
                     self._connect()
-                    self._send_now(commands)
-                return self._replies(replies)
+                    self._send_now(b"".join(commands for commands, _ in self._pending))
+                return self._read(number)
             except (OSError, _TryLaterError) as error:
                 self._close()
                 if time.monotonic() + pause > deadline:
@@ -95,7 +102,7 @@ class Wire:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context := address.ssl_context():
             self._socket = context.wrap_socket(self._socket, server_hostname=address.host)
-        self._reader = self._new_reader()
+        self._reader, self._found = self._new_reader(), []
         if address.password is not None:
             self._introduce("AUTH", *([address.username] if address.username else []), address.password)
         if address.db:
@@ -111,20 +118,20 @@ class Wire:
 
     def _introduce(self, *words: str | bytes) -> Any:
         self._send_now(_packed(*words))
-        return self._replies(1)[0]
+        return self._read(1)[0]
 
     def _send_now(self, data: bytes) -> None:
         if self._socket is not None:
             self._socket.sendall(data)
 
-    def _replies(self, number: int) -> list[Any]:
-        found: list[Any] = []
-        while len(found) < number:
+    def _read(self, number: int) -> list[Any]:
+        while len(self._found) < number:
             data = self._socket.recv(1 << 16) if self._socket is not None else b""
             if not data:
                 raise ConnectionError("closed by Redis")
             self._reader.feed(data)
-            found += iter(self._reader.gets, _INCOMPLETE)
+            self._found += iter(self._reader.gets, _INCOMPLETE)
+        found, self._found = self._found[:number], self._found[number:]
         return found
 
     def _refuse(self, said: str) -> Exception:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -73,25 +74,40 @@ def write_rows(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Rec
 
 
 def _write(plan: Plan, parts: Iterator[pa.RecordBatch], wire: Wire, tally: Tally) -> None:
-    """While Redis works on one part's commands the next part's are made; sent with them is the question what it holds there."""
-    layout, pace = plan.layout, _Pace(plan.rows_per_s)
-    commands, expected = b"", 0  # of the part before
-    for part in parts:
-        keys = layout.redis_keys(part)
-        pace.wait(part.num_rows)
-        wire.send(commands + layout.ask_time(keys), expected + part.num_rows)
+    """Redis always has something to do: what it holds of the next part is asked before this part's commands are made, and these
+    are sent before those of the part before are answered."""
+    layout = plan.layout
+    for place, (keys, part) in enumerate(_one_ahead(_asked(plan, parts, wire))):
         zeros = _zeros(layout, part) if plan.remove_zeros else np.zeros(part.num_rows, np.bool_)
         commands, expected = _writes(plan, keys, part, ~zeros)
-        held = pa.array(wire.receive()[-part.num_rows :], pa.binary())
+        if place > 1:
+            wire.receive()  # to what was sent two parts before
+        held = pa.array(wire.receive(), pa.binary())
         newer, known = _after(held, plan.end_us), held.is_valid().to_numpy(zero_copy_only=False)
         if newer.any():
             commands, expected = _writes(plan, keys, part, ~zeros & ~newer)
         gone = keys.filter(pa.array(zeros & known & ~newer))
-        commands, expected = commands + layout.remove(gone), expected + len(gone)
+        wire.send(commands + layout.remove(gone), expected + len(gone))
         tally.written += int((~zeros & ~newer).sum())
         tally.removed += len(gone)
         tally.newer += int(newer.sum())
-    wire.exchange(commands, expected)
+    wire.receive_all()
+
+
+def _asked(plan: Plan, parts: Iterator[pa.RecordBatch], wire: Wire) -> Iterator[tuple[pa.BinaryArray, pa.RecordBatch]]:
+    """Keys and rows of each part, once Redis was asked what it holds of them, and no sooner than the limit allows."""
+    pace = _Pace(plan.rows_per_s)
+    for part in parts:
+        keys = plan.layout.redis_keys(part)
+        pace.wait(part.num_rows)
+        wire.send(plan.layout.ask_time(keys), part.num_rows)
+        yield keys, part
+
+
+def _one_ahead[Item](items: Iterator[Item]) -> Iterator[Item]:
+    """The same, each once the next is there."""
+    for before, _ in pairwise(chain(items, [None])):
+        yield before  # type: ignore[misc]
 
 
 def _writes(plan: Plan, keys: pa.BinaryArray, part: pa.RecordBatch, chosen: Mask) -> tuple[bytes, int]:

@@ -113,6 +113,10 @@ def test_zero_rows_remove_a_key_and_later_rows_bring_it_back(
     write_table(spark, tmp_path, SIMPLE, simple_rows(("b", 0, 2, 0), ("b", 7, 3, 0)))
     move(spark, store, START + 2 * HOUR, START + 3 * HOUR)
     assert clicks_of(client) == {"b": 7}
+    after_all_that = dumps(client)
+    client.flushall()
+    move(spark, store, START, START + 3 * HOUR)
+    assert dumps(client) == after_all_that, "a key that came back is as one that never left"
 
 
 def test_a_full_interval_removes_what_the_source_no_longer_has(

@@ -17,7 +17,7 @@ from feature_repo.redis_writer import REDIS_KEY, Plan, Tally, remove_keys, scan_
 
 LAYOUT = ViewLayout("demo", "v", (("user", "String"),), (("n", "Int64"),))
 HOUR_US = 3_600_000_000
-ROWS = 5_000
+ROWS = 10_000  # several parts
 
 
 @pytest.fixture
@@ -66,6 +66,14 @@ def test_only_what_is_from_after_the_interval_stays(plan: Plan, client: Any) -> 
     assert [held(client, user) for user in "abcd"] == [1, 1, 2, 2], "c's later row was taken back by its table"
 
 
+def test_every_part_gets_its_own_answers(plan: Plan, client: Any) -> None:
+    later: dict[str, int | None] = {f"u{n}": -1 for n in range(0, ROWS, 700)}
+    written(replace(plan, end_us=30 * HOUR_US), batch(later, hour=20))
+    assert written(plan, many()) == Tally(written=ROWS - len(later), newer=len(later))
+    assert {user: held(client, user) for user in later} == later
+    assert [held(client, f"u{n}") for n in range(1, ROWS, 700)] == list(range(1, ROWS, 700))
+
+
 def test_zeros_are_removed_where_that_is_wanted(plan: Plan, client: Any) -> None:
     written(plan, batch({"a": 1, "b": 1, "c": 1}))
     assert written(plan, batch({"a": 0})).written == 1
@@ -88,7 +96,7 @@ def test_connections_that_break_are_made_again(plan: Plan, client: Any) -> None:
     broken: list[int] = []
     breaker = Thread(target=break_them)
     breaker.start()
-    assert written(replace(plan, rows_per_s=10_000, patience_s=20), many()) == Tally(written=ROWS)
+    assert written(replace(plan, rows_per_s=20_000, patience_s=20), many()) == Tally(written=ROWS)
     breaker.join()
     assert len(broken) == 2
     assert all(broken)
@@ -120,8 +128,8 @@ def test_a_row_without_a_key_is_an_error_of_the_data(plan: Plan) -> None:
 
 def test_rows_keep_to_the_pace(plan: Plan) -> None:
     begun = time.monotonic()
-    written(replace(plan, rows_per_s=10_000), many())
-    assert 0.39 < time.monotonic() - begun, "5,000 rows in parts, of which the last is not waited for"
+    written(replace(plan, rows_per_s=20_000), many())
+    assert 0.39 < time.monotonic() - begun, "10,000 rows in parts, of which the last is not waited for"
 
 
 def test_keys_are_found_and_removed_but_for_other_projects_and_later_rows(plan: Plan, client: Any) -> None:
