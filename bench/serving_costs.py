@@ -61,6 +61,8 @@ def seen_after(port: int, address: str, world: World, body: bytes) -> list[float
     client, took = Client(port), []
     ad = _first_ad(body)
     with _redis(address) as store:
+        store.hset(_key(world, ad), mapping=_counters(world, 1_000, 0))
+        time.sleep(1)  # so that the first change is one, whatever stood there
         for number in range(_CHANGES):
             before = fresh(client, as_post(body))[0]
             began = time.monotonic()
