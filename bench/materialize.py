@@ -9,6 +9,7 @@ beside it, and its cost is not counted. Writes its section of docs/benchmarks.md
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -150,7 +151,8 @@ One view of ten features (four Int64, four Float64, two Float32, a twentieth nul
 Cold: from the start of a process, imports and Spark's start included; warm: once more in that process, into an emptied Redis
 (an increment: into the same). CPU seconds and memory (largest sum of PSS) are of the process tree, JVM and Python workers
 included, without Redis. "Redis alone" takes the commands that our workers send, made beforehand, on one connection that never
-waits. Ours runs without its rate limit. {same} (DUMP of every key) at every size.
+waits. Ours runs without its rate limit. {same} (DUMP of every key) at every size. Load average of the machine at
+the end: {os.getloadavg()[0]:.1f}; above 3 others worked beside it, and wall times say little.
 {_served(result["serving"]) if result["serving"] else ""}"""
 
 
@@ -172,7 +174,7 @@ def _served(found: dict[str, Any]) -> str:
     )
     return f"""
 One server at half of what its process can answer (100 candidates a request, open loop), and {SERVED:,} keys written into its
-Redis at the default rate limit in {found["write_s"]:.0f} s, by a Spark that runs already:
+Redis at the default rate limit in {found["write_s"]:.0f} s, by a Spark that runs already, with `nice -n 10`:
 
 | | requests/s | requests | failed | degraded | p50 ms | p99 ms |
 |---|---|---|---|---|---|---|

@@ -5,7 +5,6 @@ connection that breaks is made again, and what was not answered is sent again; s
 that has started anew in between may have lost what it had answered: that is an error.
 """
 
-import contextlib
 import socket
 import time
 from collections import deque
@@ -60,8 +59,10 @@ class Wire:
     def send(self, commands: bytes, replies: int) -> None:
         """Hand over commands; each is to be followed by a `receive`, later ones may go out before it."""
         self._pending.append((commands, replies))
-        with contextlib.suppress(OSError):  # receive tries again
+        try:
             self._send_now(commands)
+        except OSError:
+            self._close()  # half a command may be out: `receive` begins anew, with all that is not answered
 
     def receive(self) -> list[Any]:
         """The replies to the oldest that was sent. Raises UnavailableError where Redis refuses a command, is away for longer than

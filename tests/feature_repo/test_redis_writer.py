@@ -1,5 +1,7 @@
 """What a worker does with its batches, on a real Redis: one that is full, gone or started anew, connections that break, pace."""
 
+import os
+import signal
 import time
 from dataclasses import replace
 from threading import Thread
@@ -11,6 +13,7 @@ import pytest
 from conf.errors import ClickoddsError, DataError, UnavailableError
 from conf.redis_address import RedisAddress, parse_address
 from conf.redis_server import free_port
+from feature_repo import redis_wire
 from feature_repo.redis_layout import AT, ViewLayout, decode_int64, hash_field, redis_key
 from feature_repo.redis_wire import Wire
 from feature_repo.redis_writer import REDIS_KEY, Plan, Tally, remove_keys, scan_keys, write_rows
@@ -101,6 +104,30 @@ def test_connections_that_break_are_made_again(plan: Plan, client: Any) -> None:
     assert len(broken) == 2
     assert all(broken)
     assert [held(client, f"u{n}") for n in range(0, ROWS, 50)] == list(range(0, ROWS, 50))
+
+
+def test_a_redis_that_stalls_amid_a_command_gets_it_whole(plan: Plan, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_wire, "_TIMEOUT_S", 0.2)
+    texts = {f"u{n}": f"{n} {'x' * 6_000}" for n in range(3 * 2_048)}
+    rows = pa.record_batch({"user": list(texts), "text": list(texts.values()), AT: [HOUR_US] * len(texts)})
+    wide = replace(plan, layout=ViewLayout("demo", "v", (("user", "String"),), (("text", "String"),)))
+
+    process = client.info("server")["process_id"]
+
+    def stall() -> None:
+        while not client.dbsize():
+            time.sleep(0.001)
+        os.kill(process, signal.SIGSTOP)
+        time.sleep(0.3)  # a command is given up half-way, and answers to those before it still come
+        os.kill(process, signal.SIGCONT)
+
+    stalling = Thread(target=stall)
+    stalling.start()
+    assert written(wide, rows) == Tally(written=len(texts))
+    stalling.join()
+    found = {user: client.hget(redis_key("demo", {"user": user}), hash_field("v", "text"))[3:] for user in texts}
+    assert found == {user: text.encode() for user, text in texts.items()}
+    assert client.info("stats")["total_error_replies"] == 0
 
 
 def test_a_full_redis_is_said_by_name(plan: Plan, client: Any) -> None:
