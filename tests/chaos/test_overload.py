@@ -8,7 +8,7 @@ import pytest
 
 from conf.contract_file import load_contract
 from conf.settings import CONF
-from tests.chaos.under_load import requests
+from tests.chaos.under_load import requests, since
 from tests.serving.both_routes import exact_bundle
 from tests.serving.installation import Installation
 from tests.serving.open_load import OpenLoad, open_load, saturation, statuses
@@ -31,9 +31,9 @@ def _milliseconds(load: OpenLoad, percentile: float, begun: float = 0.0) -> floa
 
 
 def test_overload_is_shed_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Without Redis, so that the server itself is what there is too little of."""
+    """Without Redis, so that the server itself is what there is too little of. The bound on connections is another test's."""
     demo = load_contract(CONF / "contracts" / "demo.yaml")
-    installed = Installation.make(tmp_path, "127.0.0.1:1", {"queue_age_ms": "50"})
+    installed = Installation.make(tmp_path, "127.0.0.1:1", {"queue_age_ms": "50", "max_connections": "10000"})
     exact = exact_bundle(demo)
     installed.publish(demo, trees=exact.trees, ridge=exact.ridge)
     made = requests(candidates=200)
@@ -50,18 +50,18 @@ def test_overload_is_shed_and_leaves_nothing_behind(tmp_path: Path) -> None:
         with open_load(server.port, made, rate / 2) as again:
             time.sleep(BACK_WITHIN_S + CALM_S)
     answered, shed = statuses(flood.replies)[200], statuses(flood.replies)[503]
-    back_s = max((reply.at - ended for reply in again.replies if reply.status != 200), default=0.0)
+    back_s = since(again.replies, ended, lambda reply: reply.status == 200) - ended
     before, after = _milliseconds(calm, 50), _milliseconds(again, 50, ended + BACK_WITHIN_S)
     print(  # noqa: T201
         f"\n{rate:,.0f} requests/s saturate it; {2 * rate:,.0f}/s for {OVERLOAD_S:.0f} s: {len(flood.replies):,} asked, "
         f"{answered:,} answered (median {_milliseconds(flood, 50):.1f} ms, p99 {_milliseconds(flood, 99):.1f} ms), "
-        f"{shed:,} shed, 0 otherwise; memory {before_mb:.0f} -> {after_mb:.0f} MB; the last one shed {back_s:.2f} s after; "
+        f"{shed:,} shed, 0 otherwise; memory {before_mb:.0f} -> {after_mb:.0f} MB; as before {back_s:.2f} s after; "
         f"median at half of it {before:.2f} ms before, {after:.2f} ms after"
     )
     assert statuses(flood.replies).keys() == {200, 503}
     assert answered > rate * OVERLOAD_S / 4
     assert shed > rate * OVERLOAD_S / 4
-    assert after_mb < before_mb * 1.02 + 5
+    assert after_mb < before_mb * 1.05 + 5
     assert statuses(again.replies).keys() <= {200, 503}
     assert back_s < BACK_WITHIN_S
     assert after < 2 * before + 5

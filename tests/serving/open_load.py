@@ -104,7 +104,7 @@ def open_load(port: int, requests: Sequence[bytes], rate: float, seed: int = 1) 
 
 
 def saturation(port: int, requests: Sequence[bytes], seconds: float, callers: int = 16) -> float:
-    """Answers a second where each caller asks as soon as it is answered."""
+    """Answers a second where each caller asks as soon as it is answered; one that is shed is none."""
     found = OpenLoad()
 
     async def run() -> None:
@@ -121,8 +121,9 @@ def saturation(port: int, requests: Sequence[bytes], seconds: float, callers: in
         await asyncio.sleep(0.1)  # what is closed is gone in the loop's next round
 
     uvloop.run(run())
-    assert statuses(found.replies).keys() == {200}
-    return len(found.replies) / seconds
+    counts = statuses(found.replies)
+    assert counts.keys() <= {200, 503}, counts
+    return counts[200] / seconds
 
 
 class _Connection(asyncio.Protocol):
