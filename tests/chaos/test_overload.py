@@ -62,7 +62,7 @@ def test_overload_is_shed_and_leaves_nothing_behind(tmp_path: Path) -> None:
     print(  # noqa: T201
         f"\n{rate:,.0f} requests/s saturate it; {2 * rate:,.0f}/s for {OVERLOAD_S:.0f} s: {len(flood.replies):,} asked, "
         f"{answered:,} answered (median {_milliseconds(flood, 50):.1f} ms, p99 {_milliseconds(flood, 99):.1f} ms), "
-        f"{shed:,} shed, {lost:,} closed of {closed:,.0f}; memory {before_mb:.0f} -> {after_mb:.0f} MB; as before {back_s:.2f} s after; "
+        f"{shed:,} shed, {lost:,} closed; memory {before_mb:.0f} -> {after_mb:.0f} MB; as before {back_s:.2f} s after; "
         f"median at half of it {before:.2f} ms before, {after:.2f} ms after"
     )
     assert statuses(flood.replies).keys() <= {200, 503, LOST}
