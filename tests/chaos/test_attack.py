@@ -56,21 +56,25 @@ async def _endless(port: int, draw: random.Random, said: Counter[str]) -> None:
 
 
 async def _send(port: int, parts: list[bytes], pause_s: float, said: Counter[str]) -> None:
+    """The parts, until all are sent or something is said."""
     answer = b""
     with suppress(OSError):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answered = asyncio.create_task(reader.read(12))
         try:
-            for part in parts:
-                writer.write(part)
-                await asyncio.wait_for(writer.drain(), 1)
-                if pause_s:
-                    await asyncio.sleep(pause_s)
             with suppress(OSError):
+                for part in parts:
+                    writer.write(part)
+                    await asyncio.wait_for(writer.drain(), 1)
+                    await asyncio.sleep(pause_s)
+                    if answered.done():
+                        break
                 writer.write_eof()
-            answer = await asyncio.wait_for(reader.read(12), 10)
+            answer = await asyncio.wait_for(answered, 10)
         except TimeoutError:
             pass
         finally:
+            answered.cancel()
             writer.transport.abort()
     said[answer[9:12].decode(errors="replace") or "nothing"] += 1
 

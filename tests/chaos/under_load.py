@@ -18,7 +18,7 @@ from tests.serving.open_load import OpenLoad, Told, mixed, open_load, reasons, s
 
 WITHIN_S = load_settings().serving.redis_deadline_ms / 1e3  # what Redis has not answered by then is unavailable
 RECOVERED_S = 2.0
-FRESH_IN_A_ROW = 100
+IN_A_ROW = 100
 ATTEMPTS = 3
 CALM_S = 6.0
 FAULT_S = 4.0  # less than CALM_S: the latest of fewer requests is no later, where nothing is wrong
@@ -105,7 +105,7 @@ class Trial:
         late = sum(reply.seconds > bound for reply in hurt)
         failed = {status: count for status, count in statuses(replies).items() if status != 200}
         mixed_up = mixed(replies)
-        recovered_s = _fresh_from(replies, self.ended) - self.ended
+        recovered_s = since(replies, self.ended, lambda reply: reasons([reply]).keys() == {"fresh"}) - self.ended
         lacking = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons(hurt).items()))
         said = (
             f"{name}: {self.rate:,.0f} requests/s ({self.busy:.2f} cores), {len(replies):,} in all, {len(hurt):,} in the fault "
@@ -123,16 +123,16 @@ class Trial:
         return said
 
 
-def _fresh_from(replies: Sequence[Told], ended: float) -> float:
-    """From when on all is fresh: the machine may make one answer late at any time, so a good many in a row count."""
-    since, count = ended, 0
-    for reply in (reply for reply in replies if reply.at >= ended):
-        if reasons([reply]).keys() == {"fresh"}:
+def since(replies: Sequence[Told], moment: float, good: Callable[[Told], bool]) -> float:
+    """From when on all are good: the machine may make one late at any time, so a good many in a row count."""
+    begun, count = moment, 0
+    for reply in (reply for reply in replies if reply.at >= moment):
+        if good(reply):
             count += 1
         else:
-            since, count = reply.at, 0
-        if count == FRESH_IN_A_ROW:
-            return since
+            begun, count = reply.at, 0
+        if count == IN_A_ROW:
+            return begun
     return float("inf")
 
 
