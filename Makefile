@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 export UV_SYSTEM_CERTS := 1
 
 UV := .clickodds/uv/bin/uv
+VENV := .venv/pyvenv.cfg
 INSTALLED := .venv/.installed
 BIN := .venv/bin
 ENV := exported=$$($(BIN)/python -m conf.environment) && eval "$$exported"
@@ -17,7 +18,7 @@ VENV_PYTHONS := 3.12 $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python) 3.13 
 ANY_PYTHONS := python3 /usr/bin/python3 $(wildcard $(HOME)/.pyenv/versions/3.*/bin/python)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## everything the other targets need, into .venv; they call it themselves
 
@@ -96,14 +97,15 @@ $(UV): requirements-uv.txt
 	@.clickodds/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
 	@touch $@
 
-$(BIN)/python: $(UV)
+# a file of the folder's own: .venv/bin/python is a link to a Python that may be anybody's
+$(VENV): $(UV)
 	@for python in $(VENV_PYTHONS); do \
 	    $(UV) venv --quiet --clear --no-python-downloads --python $$python .venv 2>/dev/null && break; \
-	done; test -x $@ || $(UV) venv --clear --python 3.12 .venv
+	done; test -x $(BIN)/python || $(UV) venv --clear --python 3.12 .venv
 	@touch $@
 
 # the jars are fetched once and checked, so that nothing later needs the network
-$(INSTALLED): $(BIN)/python requirements.lock pyproject.toml jars.lock
+$(INSTALLED): $(VENV) requirements.lock pyproject.toml jars.lock
 	@echo 'installing the packages of requirements.lock' >&2
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-index --editable .

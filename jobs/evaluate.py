@@ -30,8 +30,7 @@ def evaluate(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     """Write and keep the evaluation; counts of days, rows and clicks. Raises DataError, see the module."""
     contract, settings = context.contract, context.settings
     warehouse = context.warehouse
-    version = warehouse.version("training_set")
-    rows = warehouse.read_as_of("training_set", version)
+    version, rows = warehouse.pinned("training_set")
     parts = warehouse.spark.read.option("pathGlobFilter", "*.parquet")  # jobs/simulate.py puts its books beside them
     truth = parts.parquet(args.truth).select("impression_id", "probability") if args.truth else None
     found = evaluate_days(rows, contract, settings.train, days=args.days, truth=truth)

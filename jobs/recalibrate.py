@@ -45,8 +45,8 @@ def recalibrate(context: Context, args: argparse.Namespace) -> Mapping[str, int]
         raise BundleError(f"{contract.name}: found no champion with trees, expected one: run jobs/train.py and jobs/promote.py")
     bundle = champion.bundle
     seen_until = datetime.fromisoformat(bundle.metrics["trees_until"])
-    version = context.warehouse.version("training_set")
-    rows = context.warehouse.read_as_of("training_set", version).where(F.col(EVENT_TIMESTAMP) >= F.lit(seen_until))
+    version, rows = context.warehouse.pinned("training_set")
+    rows = rows.where(F.col(EVENT_TIMESTAMP) >= F.lit(seen_until))
     newest = rows.agg(F.max(EVENT_TIMESTAMP)).collect()[0][0]
     if newest is None:
         raise DataError(f"training set: no rows after {seen_until}, which the champion's trees have seen; expected newer ones")

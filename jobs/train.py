@@ -52,8 +52,8 @@ def train(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
 
 def _train(context: Context, args: argparse.Namespace, kept: Path) -> Mapping[str, int]:
     contract, settings = context.contract, context.settings
-    versions = _versions(context.warehouse)
-    rows = context.warehouse.read_as_of("training_set", versions["training_set"])
+    version, rows = context.warehouse.pinned("training_set")
+    versions = _versions(context.warehouse) | {"training_set": version}
     start = None
     if getattr(args, "warm_start", False):
         start = _champion(context)
@@ -95,7 +95,7 @@ def _champion(context: Context) -> Bundle:
 
 
 def _versions(warehouse: Warehouse) -> dict[str, int]:
-    """Delta version of every table there is, taken before the first read."""
+    """Delta version of every table there is."""
     return {table: warehouse.version(table) for table in warehouse.tables.made_by if warehouse.exists(table)}
 
 

@@ -40,8 +40,8 @@ def tune(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
     contract, settings = context.contract, context.settings
     folder = settings.state / "tuning"
     with lease(folder, contract.name):
-        version = context.warehouse.version("training_set")
-        rows, name = context.warehouse.read_as_of("training_set", version), _study_name(context, version)
+        version, rows = context.warehouse.pinned("training_set")
+        name = _study_name(context, version)
         split = time_split(rows)
         require_learnable(split.earlier)
         registry = Registry.of(settings, contract)

@@ -57,12 +57,13 @@ class Warehouse:
 
     def read_now(self, table: str) -> DataFrame:
         """The whole table as it is now, whatever others add later. Raises as `read` does."""
-        return self.read_as_of(table, self.version(table))
+        return self.pinned(table)[1]
 
-    def read_as_of(self, table: str, version: int) -> DataFrame:
-        """The whole table at a version of its own, for a job that says which one. Raises as `read` does."""
+    def pinned(self, table: str) -> tuple[int, DataFrame]:
+        """The same and its Delta version, for a job that says which one it read."""
         self._check(table)
-        return self.spark.read.format("delta").option("versionAsOf", version).load(self.tables.path(table))
+        version = self.version(table)
+        return version, self.spark.read.format("delta").option("versionAsOf", version).load(self.tables.path(table))
 
     def add_new(self, table: str, rows: DataFrame, *, same: str, partition_by: Sequence[str]) -> int:
         """Add the rows that have no like in the table, in one commit; makes the table at first. Returns how many.

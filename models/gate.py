@@ -80,7 +80,7 @@ def _not_worse(name: str, sums: Sums, answer: str, rival: str) -> Check:
     found = sums[f"loss {answer}"].sum() / sums[f"loss {CONSTANT}"].sum()
     other = sums[f"loss {rival}"].sum() / sums[f"loss {CONSTANT}"].sum()
     said = f"{found:.4f} to {other:.4f}, difference {low:+.4f} to {high:+.4f}"
-    return Check(name, low <= 0, said, "a 95 % interval of the difference that reaches 0")
+    return Check(name, low <= 0, said, "a 95 % interval of the difference that is not wholly above 0")
 
 
 def _calibrated(who: str, found: Sequence[Quality], limits: Gate) -> Iterator[Check]:

@@ -1,7 +1,8 @@
 """A small client of POST /v1/predict, with the standard library alone: copy this file where clickodds is not installed.
 
     with Client("http://127.0.0.1:8080") as client:
-        answer = client.predict({"user_id": "u42", "device": "d2"}, [{"ad_id": "a1", "campaign_id": "c13"}], request_id="r-1")
+        context = {"user_id": "u42", "placement_id": "p6", "device": "d2"}
+        answer = client.predict(context, [{"ad_id": "a1", "campaign_id": "c13"}], request_id="r-1")
         answer.predictions[0]["ctr"]
 
 The same by hand:

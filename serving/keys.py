@@ -5,6 +5,7 @@ A key has 256 random bits: a plain hash of it cannot be guessed, and costs a mic
     python -m serving.keys      # a new key for a caller, and its hash for the settings serving.keys or serving.explain_keys
 """
 
+import argparse
 import hashlib
 import hmac
 import secrets
@@ -35,6 +36,7 @@ class Keys:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     key = secrets.token_urlsafe(32)
     print(f"key   {key}\nhash  {hashlib.sha256(key.encode()).hexdigest()}")  # noqa: T201
     return 0

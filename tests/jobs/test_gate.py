@@ -61,8 +61,8 @@ class InMemory(Warehouse):
     def read(self, table: str) -> DataFrame:
         return self.spark.table(f"gate_{table}")
 
-    def read_now(self, table: str) -> DataFrame:
-        return self.read(table)
+    def pinned(self, table: str) -> tuple[int, DataFrame]:
+        return self.version(table), self.read(table)
 
     def version(self, table: str) -> int:
         return 0
