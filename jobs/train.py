@@ -52,8 +52,8 @@ def train(context: Context, args: argparse.Namespace) -> Mapping[str, int]:
 
 def _train(context: Context, args: argparse.Namespace, kept: Path) -> Mapping[str, int]:
     contract, settings = context.contract, context.settings
-    version, rows = context.warehouse.pinned("training_set")
-    versions = _versions(context.warehouse) | {"training_set": version}
+    read, rows = context.warehouse.pinned("training_set")
+    versions = _versions(context.warehouse) | {"training_set": read}
     start = None
     if getattr(args, "warm_start", False):
         start = _champion(context)
