@@ -129,7 +129,7 @@ def create_app(
 
     admission = Admission(in_flight=settings.in_flight, queue_age_s=settings.queue_age_ms / 1e3)
     keys = {PREDICT: Keys(settings.keys), EXPLAIN: Keys(settings.explain_keys)}
-    hot = fast.route(app, PREDICT, lambda: in_force.state.engine, observer(metrics, served_log, fast.raw), served_log.wants)
+    hot = fast.route(app, PREDICT, lambda: in_force.state.engine, observer(metrics, served_log, fast.raw))
     door = Door(hot, keys=keys, open_path=PREDICT, admission=admission, metrics=metrics)
     door.express = Express(
         PREDICT, hot, keys=keys[PREDICT], admission=admission, metrics=metrics, shed=door.shed,

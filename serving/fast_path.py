@@ -70,11 +70,10 @@ class FastPath:
         return Engine(self._contract, champion, self._planner, self.residents, max_age=self._settings.max_feature_age)
 
     def route(
-        self, app: ASGIApp, path: str, engine: Callable[[], Engine | None], observe: Callable[[Served], None],
-        wants: Callable[[str], bool],
-    ) -> HotRoute:  # fmt: skip
+        self, app: ASGIApp, path: str, engine: Callable[[], Engine | None], observe: Callable[[Served], None]
+    ) -> HotRoute:
         """The hot route in front of `app`; see HotRoute."""
         return HotRoute(
             app, path=path, contract=self._contract, planner=self._planner, reader=self._reader, engine=engine, observe=observe,
-            wants=wants, deadline_s=self._settings.redis_deadline_ms / 1e3, max_body_kb=self._settings.max_body_kb,
+            deadline_s=self._settings.redis_deadline_ms / 1e3, max_body_kb=self._settings.max_body_kb,
         )  # fmt: skip

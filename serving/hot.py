@@ -36,22 +36,6 @@ class Refused(Exception):
 
 
 @dataclass(slots=True)
-class Served:
-    """An answer that was given, for whoever counts or records it. Times of time.perf_counter: when each stage had ended."""
-
-    champion: Champion
-    request_id: str
-    plan: Plan
-    replies: Any
-    time_us: int
-    scored: Scored
-    decoded: float
-    read: float
-    ended: float
-    encoded: float
-
-
-@dataclass(slots=True)
 class Prepared:
     """A request that is ready to be answered once Redis has. decoded: time.perf_counter() when it was."""
 
@@ -63,16 +47,27 @@ class Prepared:
     decoded: float
 
 
+@dataclass(slots=True)
+class Served:
+    """An answer that was given, for whoever counts or records it. Times of time.perf_counter: when each stage had ended."""
+
+    asked: Prepared
+    replies: Any
+    scored: Scored
+    read: float
+    ended: float
+    encoded: float
+
+
 class HotRoute:
     """ASGI application. engine: what answers now, None where only the plain route can; read once a request.
-    observe: is told of each answer. wants: whether it needs the candidates' values, by request id."""
+    observe: is told of each answer."""
 
     def __init__(
         self, app: ASGIApp, *, path: str, contract: Contract, planner: Planner, reader: RedisReader,
-        engine: Callable[[], Engine | None], observe: Callable[[Served], None], wants: Callable[[str], bool], deadline_s: float,
-        max_body_kb: int,
+        engine: Callable[[], Engine | None], observe: Callable[[Served], None], deadline_s: float, max_body_kb: int,
     ) -> None:  # fmt: skip
-        self._app, self._path, self.engine, self._observe, self._wants = app, path, engine, observe, wants
+        self._app, self._path, self.engine, self._observe = app, path, engine, observe
         self._planner, self.reader = planner, reader
         self.deadline_s, self._most = deadline_s, max_body_kb * 1024
         self._decode = msgspec.json.Decoder(request_type(contract)).decode
@@ -125,22 +120,19 @@ class HotRoute:
         scored = engine.score(plan, replies, asked.time_us)
         ended = time.perf_counter()
         answer = self._encoded(engine, asked.request_id, plan, scored)
-        times = asked.decoded, read, ended, time.perf_counter()
-        self._observe(Served(engine.champion, asked.request_id, plan, replies, asked.time_us, scored, *times))
+        self._observe(Served(asked, replies, scored, read, ended, time.perf_counter()))
         if plan.known is None and (known := engine.known) is not None and (rows := engine.rows_of(plan)) is not None:
             named = self._named(plan)
             known.learn(asked.body, named, [self._before_number(*one) for one in named], rows)
         return answer
 
     def _known(self, engine: Engine, body: bytes) -> tuple[Any, Plan] | None:
-        """A request that names known candidates only, and is not to be written down."""
+        """A request that names known candidates only."""
         if (known := engine.known) is None or (asked := known.find(body)) is None:
             return None
         try:
             request: Any = self._decode_rest(asked.rest)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            return None
-        if self._wants(request.request_id):
             return None
         return request, self._planner.plan_known(msgspec.structs.astuple(request.context), asked)
 

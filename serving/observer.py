@@ -13,14 +13,14 @@ def observer(metrics: Metrics, served_log: ServedLog, raw: ServedRaw) -> Callabl
     features, score, encode = (metrics.stages[stage].observe for stage in ("features", "score", "encode"))
 
     def observe(served: Served) -> None:
-        features(served.read - served.decoded)
+        features(served.read - served.asked.decoded)
         score(served.ended - served.read)
         encode(served.encoded - served.ended)
-        scored = served.scored
+        asked, scored = served.asked, served.scored
         metrics.answered(reasons=scored.reasons, feature_age_us=scored.freshness.age_us, scores=scored.probabilities)
-        if served_log.wants(served.request_id):
+        if served_log.wants(asked.request_id):
             values = raw.taken(served), scored.as_of_us, scored.margins, scored.probabilities
-            model = served.champion.version, served.champion.bundle.identity
-            served_log.offer(Record(served.request_id, *values, *model, scored.reasons))
+            model = asked.engine.champion.version, asked.engine.champion.bundle.identity
+            served_log.offer(Record(asked.request_id, *values, *model, scored.reasons))
 
     return observe

@@ -29,7 +29,7 @@ class ServedRaw:
 
     def _of_keys(self, served: Served) -> dict[str, Float64 | None]:
         """Key -> (1 or candidates, counters); None where it is unavailable."""
-        plan, usable = served.plan, served.scored.freshness.usable
+        plan, usable = served.asked.plan, served.scored.freshness.usable
         replies = served.replies if isinstance(served.replies, list) else None
         found: dict[str, Float64 | None] = dict.fromkeys(self._contract.counted_keys)
         if not usable:
@@ -49,8 +49,8 @@ class ServedRaw:
         return found
 
     def _batch(self, served: Served, counters: dict[str, Float64 | None]) -> pa.RecordBatch:
-        plan, columns = served.plan, dict[str, Any]()
-        columns[EVENT_TIMESTAMP] = [served.time_us] * plan.count
+        plan, columns = served.asked.plan, dict[str, Any]()
+        columns[EVENT_TIMESTAMP] = [served.asked.time_us] * plan.count
         for name in self._contract.columns:
             columns[name] = self._column(plan, name)
         for key, of_key in counters.items():
