@@ -16,7 +16,6 @@ from pydantic_core import PydanticCustomError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from conf.contract import Contract
-from models.published import Champion
 from serving.engine import Engine, Scored
 from serving.hot_schema import prediction_type, request_type, rest_type
 from serving.redis_link import RedisReader
