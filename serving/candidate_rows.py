@@ -5,6 +5,7 @@ request looked up. All of it runs in one loop and between awaits, so no request 
 """
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,6 +17,7 @@ from conf.contract import Contract
 from feature_repo.vectorize import Float32, Float64
 from models.bundle import Bundle
 from serving.canonical import Text
+from serving.category import Category
 from serving.key_reader import KeyReader, used_counters
 from serving.raw_batches import PartBatches
 from serving.request_plan import Plan
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from serving.known_candidates import KnownCandidates
 
 _TOGETHER = 200  # rows that are made in one go: about a millisecond in which no request is answered
-_REMEMBERED = 100_000
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ class CandidateRows:
         self._crosses = [PartVectors(part, [key], counters, bundle.fitted) for key, part in sides.crosses.items()]
         self._cross_readers = [KeyReader(contract, key) for key in sides.crosses]
         words = bundle.fitted.vocabularies
-        self._categories = [Category(words[column], texts[column]) for column in sides.categories]
+        self._categories = [Category(words[c], texts[c], len(words[c]) + 1) for c in sides.categories]
         direct = sides.direct.features if sides.direct else ()
-        self._direct = [(f.column, Category(words[f.column], texts[f.column]) if f.kind == "category" else None) for f in direct]
+        self._direct = [
+            (f.column, Category(words[f.column], texts[f.column], math.nan) if f.kind == "category" else None) for f in direct
+        ]
         most = contract.limits.candidates
         self._room = {key: len(residents.keys[key].counters) for key in sides.residents}  # behind it is what a request looked up
         sizes = [room + most for room in self._room.values()] + [most + 2] * len(self._crosses)
@@ -132,7 +135,7 @@ class CandidateRows:
             known = plan.known.rows.copy()
             known[: len(self._room)] = UNAVAILABLE + self._base[: len(self._room)]
             return known
-        rows: list[list[int]] = []
+        rows: list[Sequence[float]] = []
         for key, found in zip(self._room, plan.residents, strict=True):
             if not usable:
                 rows.append([UNAVAILABLE] * count)
@@ -209,11 +212,7 @@ class CandidateRows:
         made = np.empty((plan.count, len(self._direct)), dtype=np.float32)
         for number, (column, category) in enumerate(self._direct):
             values = plan.candidates[column]
-            if category:
-                codes = np.array(category.codes(values), dtype=np.float64)
-                made[:, number] = np.where(codes == category.missing, np.nan, codes)
-            else:
-                made[:, number] = np.array(values, dtype=np.float64)
+            made[:, number] = np.array(category.codes(values) if category else values, dtype=np.float64)
         self._write(self.kept, len(self._base) - 1, made, np.arange(plan.count))
         return list(range(plan.count))
 
@@ -236,33 +235,3 @@ def _known(sides: Sides, most: int) -> "KnownCandidates | None":
     except ImportError:
         return None
     return KnownCandidates(parts=parts, most=most)
-
-
-class Category:
-    """Codes of a category's values, as `vectorize` gives them; a missing value's is the last."""
-
-    def __init__(self, words: Sequence[str], text: Text) -> None:
-        self._codes: dict[str | None, int] = {word: code for code, word in enumerate(words)}
-        self._words, self._text, self._other = words, text, len(words)
-        self._by_value: dict[Any, int] = {}
-        self.missing = self._other + 1
-
-    @property
-    def every_kind(self) -> list[str | None]:
-        """A value of each code: the words, one that is none of them, a missing one."""
-        return [*self._words, "".join(self._words) + " ", None]
-
-    def codes(self, values: Sequence[Any]) -> list[int]:
-        """Of a request's values."""
-        codes = list(map(self._by_value.get, values))
-        if None in codes:
-            if len(self._by_value) > 2 * _REMEMBERED:
-                self._by_value.clear()
-            for value in values:
-                self._by_value[value] = self._code(value)
-            codes = [self._by_value[value] for value in values]
-        return codes  # type: ignore[return-value]  # none is None
-
-    def _code(self, value: Any) -> int:
-        text = self._text(value)
-        return self.missing if text is None else self._codes.get(text, self._other)

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from conf.contract import Contract
 from feature_repo.redis_layout import LayoutError
-from feature_repo.vectorize import Float32, Float64
+from feature_repo.vectorize import Float64
 from models.published import Champion
-from serving.calibrated import probabilities_of
 from serving.candidate_rows import CandidateRows
+from serving.category import Category
 from serving.freshness import Freshness, Reason, judge_clock
 from serving.key_reader import decode_clock, used_counters
 from serving.logs import Seldom
 from serving.raw_batches import PartBatches
-from serving.request_plan import Plan, Planner
+from serving.request_plan import Plan, Planner, picker
 from serving.residents import Residents
 from serving.sides import TIMES, Part, split
 from serving.vectors import PartVectors
@@ -51,6 +53,7 @@ class Engine:
         self, contract: Contract, champion: Champion, planner: Planner, residents: Residents, *, max_age: timedelta
     ) -> None:
         self.champion, self._planner, self._max_age = champion, planner, max_age
+        self.version_text = msgspec.json.encode(champion.version)  # as an answer says it
         fitted = champion.bundle.fitted
         sides = split(contract, fitted)
         self._rows = CandidateRows(contract, champion.bundle, sides, residents, planner.texts)
@@ -59,11 +62,11 @@ class Engine:
         self._times = Part.of([(n, f) for n, f in enumerate(self._vectors.direct) if f.kind in TIMES])
         self._of_quarter: dict[int, list[float]] = {}
         self._unreadable = Seldom(log)
-        self._probabilities = probabilities_of(champion.bundle.calibrator)
         places = {name: place for place, name in enumerate(contract.columns_of("request"))}
-        codes = {column: {word: float(code) for code, word in enumerate(words)} for column, words in fitted.vocabularies.items()}
-        # how each direct value is had: from the time, from a code, or as a number
-        self._direct = [(f.column, places.get(f.column, -1), codes.get(f.column)) for f in self._vectors.direct if f.column]
+        of_kind = {kind: [f.column for f in self._vectors.direct if f.kind == kind] for kind in ("category", "number")}
+        self._codes = [Category(fitted.vocabularies[c], planner.context_texts[c], _MISSING) for c in of_kind["category"]]
+        self._categories = picker([places[column] for column in of_kind["category"]])
+        self._numbers = picker([places[column] for column in of_kind["number"]])
 
     async def start(self) -> None:
         """Make the candidates' rows; afterwards they follow the residents."""
@@ -83,15 +86,14 @@ class Engine:
         try:
             freshness, as_of_us = self._judged(replies, time_us)
             answered = None if isinstance(replies, Reason) else replies
-            margins = self._margins(plan, answered, freshness.usable, time_us)
+            margins, probabilities = self._answer(plan, answered, freshness.usable, time_us)
         except LayoutError as error:
             freshness, as_of_us = Freshness(False, Reason.FEATURES_UNREADABLE), None
             self._unreadable.warning("%s: %s", freshness.reason, error)
-            margins = self._margins(plan, None, False, time_us)
+            margins, probabilities = self._answer(plan, None, False, time_us)
         reasons = [replies] if isinstance(replies, Reason) else []
         if freshness.reason and not (reasons and freshness.age_us is None):  # that nothing was ever read says no more
             reasons.append(freshness.reason)
-        probabilities = self._probabilities(margins)
         return Scored(margins, probabilities, reasons, freshness, as_of_us, self._rows.kept.everything)
 
     def _judged(self, replies: Sequence[Any] | Reason, time_us: int) -> tuple[Freshness, int | None]:
@@ -113,28 +115,23 @@ class Engine:
         freshness = judge_clock(telling, time_us, max_age=self._max_age)
         return freshness, telling if freshness.usable and known == [telling] * 2 else None
 
-    def _margins(self, plan: Plan, replies: Sequence[Any] | None, usable: bool, time_us: int) -> Float64:
+    def _answer(self, plan: Plan, replies: Sequence[Any] | None, usable: bool, time_us: int) -> tuple[Float64, Float64]:
+        """Margins and probabilities."""
         rows = self._rows.rows(plan, replies, usable)
         kept = self._rows.kept
         level = kept.level if usable else [_MISSING] * len(kept.level)
-        return kept.scorer.margins(self._request(plan, replies if usable else None, kept.prior, level, time_us), rows)
+        return kept.scorer.answer(self._request(plan, replies if usable else None, kept.prior, level, time_us), rows)
 
     def _request(
         self, plan: Plan, replies: Sequence[Any] | None, prior: float, level: Sequence[float], time_us: int
-    ) -> Float32:  # fmt: skip
+    ) -> list[float]:
         """(features,) of the request's part."""
         counters: list[float] = []
         for reader, place in zip(self._planner.request_keys.values(), plan.request, strict=True):
             counters += reader.unavailable if place is None or replies is None else reader.row(replies[place])
-        direct = [*self._of_time(time_us), *level]
-        for column, place, codes in self._direct:
-            if codes is None:
-                value = plan.context[place]
-                direct.append(_MISSING if value is None else float(value))
-            else:
-                text = plan.texts[column]
-                direct.append(_MISSING if text is None else codes.get(text, len(codes)))
-        return self._vectors.of_one(counters, direct, prior)
+        codes = [of[value] for of, value in zip(self._codes, self._categories(plan.context), strict=True)]
+        numbers = [_MISSING if value is None else value for value in self._numbers(plan.context)]
+        return self._vectors.of_one(counters, [*self._of_time(time_us), *level, *codes, *numbers], prior)
 
     def _of_time(self, time_us: int) -> list[float]:
         quarter = time_us // _QUARTER_HOUR_US

@@ -168,19 +168,16 @@ class HotRoute:
         return received[0]["body"] if len(received) == 1 else b"".join(message.get("body", b"") for message in received)
 
     def _encoded(self, engine: Engine, request_id: str, plan: Plan, scored: Scored) -> bytes:
-        answer = {
-            "request_id": request_id,
-            "model_version": engine.champion.version,
-            "degraded": bool(scored.reasons),
-            "reasons": scored.reasons,
-        }
         numbers = scored.probabilities.tolist()
         if plan.known is not None:
             predictions = plan.known.predictions(self._encode(numbers))
         else:
             named = (plan.candidates[name] for name in self._names)
             predictions = self._encode(list(map(self._prediction, *named, numbers)))[1:-1]
-        return b'%b,"predictions":[%b]}' % (self._encode(answer)[:-1], predictions)
+        said = self._encode(scored.reasons) if scored.reasons else b"[]"
+        return b'{"request_id":%b,"model_version":%b,"degraded":%b,"reasons":%b,"predictions":[%b]}' % (
+            self._encode(request_id), engine.version_text, b"true" if scored.reasons else b"false", said, predictions
+        )  # fmt: skip
 
 
 def deadline_of(headers: Iterable[tuple[bytes, bytes]], seconds: float) -> float:

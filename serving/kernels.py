@@ -1,6 +1,12 @@
-"""The loops of the scorer (serving/scorer.py), compiled by numba, which keeps the machine code in NUMBA_CACHE_DIR."""
+"""The loops of the scorer (serving/scorer.py), compiled by numba, which keeps the machine code in NUMBA_CACHE_DIR.
 
+A request is answered by one C function (`answer`), called with addresses: numba's own way from Python takes each array apart at
+every call, and a model has thirty of them.
+"""
+
+import ctypes
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +15,10 @@ import numpy.typing as npt
 # Leaves are picked by gather instructions where the loops are vectorized, which on common processors is three times slower.
 os.environ["NUMBA_LOOP_VECTORIZE"] = "0"
 
-from numba import njit
+from numba import carray, cfunc, njit, types
+from numba.core import cgutils
 from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
+from numba.extending import intrinsic
 
 Words = npt.NDArray[np.uint64]
 
@@ -124,50 +132,32 @@ def units_of(vector, terms):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def sum_leaves(vector, nodes, terms, rows, masks, units, leaves, more_words, more_shifts, intercept, margins):  # type: ignore[no-untyped-def]
-    """Margins: of each candidate the leaves that its rows and the request's vector leave, and the ridge's terms.
+def sum_leaves(asked, shared, rows, count, masks, units, leaves, more_words, more_shifts, sums):  # type: ignore[no-untyped-def]
+    """Units of each candidate: of the leaves that its rows and the request's mask leave, of the ridge's terms, and `shared`.
 
-    rows: (parts, candidates) rows of `masks` and `units`. leaves: (words * 64,) a leaf's value at its bit. The first tree of a
-    word begins at bit 0; more_words, more_shifts: where the others do.
+    asked: (words,). rows: (parts, at least count) rows of `masks` and `units`. leaves: (words * 64,) a leaf's value at its bit.
+    The first tree of a word begins at bit 0; more_words, more_shifts: where the others do.
     """
-    words = masks.shape[1]
-    asked, left = np.empty(words, np.uint64), np.empty(words, np.uint64)
-    mask_of(vector, nodes, asked)
-    shared = units_of(vector, terms) + intercept
-    last = rows.shape[0] - 1
-    for candidate in range(rows.shape[1]):
+    words = np.uint64(asked.shape[0])
+    left = np.empty(asked.shape[0], np.uint64)
+    for candidate in range(count):
         total = shared
         before = asked
-        for part in range(last):
+        for part in range(rows.shape[0]):
             row = masks[rows[part, candidate]]
             total += units[rows[part, candidate]]
             for word in range(words):
                 left[word] = before[word] & row[word]
             before = left
-        row = masks[rows[last, candidate]]
-        total += units[rows[last, candidate]]
-        summed = np.int32(0)
-        first_leaf = np.uint64(0)
-        for word in range(words):
-            summed += leaves[first_leaf + np.uint64(trailing_zeros(before[word] & row[word]))]
-            first_leaf += np.uint64(64)
-        for n in range(more_words.shape[0]):
-            word, shift = more_words[n], more_shifts[n]
-            below = np.uint64(trailing_zeros((before[word] & row[word]) >> shift))
-            summed += leaves[(word << _LEAF_BITS) + shift + below]
-        margins[candidate] = (total + summed) * terms.grid
+        sums[candidate] = total + _leaves_left(left, leaves, more_words, more_shifts)
 
 
 @compiled
-def sum_numbered(  # type: ignore[no-untyped-def]
-    vector, nodes, terms, rows, codes, distinct, units, leaves, more_words, more_shifts, intercept, margins
-):
+def sum_numbered(asked, shared, rows, count, codes, distinct, units, leaves, more_words, more_shifts, sums):  # type: ignore[no-untyped-def]
     """`sum_leaves` from rows of numbers. distinct: (parts, words, numbers)."""
-    words = np.uint64(codes.shape[1])
-    asked, left = np.empty(codes.shape[1], np.uint64), np.empty(codes.shape[1], np.uint64)
-    mask_of(vector, nodes, asked)
-    shared = units_of(vector, terms) + intercept
-    for candidate in range(rows.shape[1]):
+    words = np.uint64(asked.shape[0])
+    left = np.empty(asked.shape[0], np.uint64)
+    for candidate in range(count):
         total = shared
         before = asked
         for part in range(rows.shape[0]):
@@ -176,26 +166,30 @@ def sum_numbered(  # type: ignore[no-untyped-def]
             for word in range(words):
                 left[word] = before[word] & masks[word, row[word]]
             before = left
-        summed = np.int32(0)
-        for word in range(words):
-            summed += leaves[(word << _LEAF_BITS) + np.uint64(trailing_zeros(left[word]))]
-        for n in range(more_words.shape[0]):
-            word, shift = more_words[n], more_shifts[n]
-            summed += leaves[(word << _LEAF_BITS) + shift + np.uint64(trailing_zeros(left[word] >> shift))]
-        margins[candidate] = (total + summed) * terms.grid
+        sums[candidate] = total + _leaves_left(left, leaves, more_words, more_shifts)
+
+
+@compiled
+def _leaves_left(left, leaves, more_words, more_shifts):  # type: ignore[no-untyped-def]
+    """Sum of every tree's lowest leaf that is left."""
+    summed = np.int32(0)
+    for word in range(np.uint64(left.shape[0])):
+        summed += leaves[(word << _LEAF_BITS) + np.uint64(trailing_zeros(left[word]))]
+    for n in range(more_words.shape[0]):
+        word, shift = more_words[n], more_shifts[n]
+        summed += leaves[(word << _LEAF_BITS) + shift + np.uint64(trailing_zeros(left[word] >> shift))]
+    return summed
 
 
 @compiled
 def sum_by_table(  # type: ignore[no-untyped-def]
-    vector, nodes, terms, rows, codes, distinct, units, leaves, more_words, more_shifts, intercept, margins, counts, table
+    asked, shared, rows, count, codes, distinct, units, leaves, more_words, more_shifts, counts, table, sums
 ):
     """The same of one part beside the request's, where there are many candidates: each number's leaves are added up once.
 
     counts: (1, words) how many numbers a word has. table: (words, numbers), to work with.
     """
-    words = np.uint64(codes.shape[1])
-    asked, masks = np.empty(codes.shape[1], np.uint64), distinct[0]
-    mask_of(vector, nodes, asked)
+    words, masks = np.uint64(asked.shape[0]), distinct[0]
     for word in range(words):
         for code in range(np.uint64(counts[0, word])):
             left = asked[word] & masks[word, code]
@@ -205,34 +199,116 @@ def sum_by_table(  # type: ignore[no-untyped-def]
         for code in range(np.uint64(counts[0, word])):
             left = (asked[word] & masks[word, code]) >> shift
             table[word, code] += leaves[(word << _LEAF_BITS) + shift + np.uint64(trailing_zeros(left))]
-    shared = units_of(vector, terms) + intercept
     flat, stride = table.reshape(table.size), np.uint64(table.shape[1])
-    for candidate in range(rows.shape[1]):
+    for candidate in range(count):
         row = codes[rows[0, candidate]]
         summed, at = np.int32(0), np.uint64(0)
         for word in range(words):
             summed += flat[at + np.uint64(row[word])]
             at += stride
-        margins[candidate] = (shared + units[rows[0, candidate]] + summed) * terms.grid
+        sums[candidate] = shared + units[rows[0, candidate]] + summed
 
 
 @compiled
-def interpolate(values, at, to):  # type: ignore[no-untyped-def]
-    """numpy.interp, in place and by its own arithmetic; at: rising."""
+def interpolated(value, at, to):  # type: ignore[no-untyped-def]
+    """numpy.interp of one value, by its own arithmetic; at: rising."""
     last = at.shape[0] - 1
-    for n in range(values.shape[0]):
-        value = values[n]
-        if value <= at[0]:
-            values[n] = to[0]
-        elif value >= at[last]:
-            values[n] = to[last]
+    if value <= at[0]:
+        return to[0]
+    if value >= at[last]:
+        return to[last]
+    low, high = 0, last
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if at[middle] <= value:
+            low = middle
         else:
-            low, high = 0, last
-            while high - low > 1:
-                middle = (low + high) >> 1
-                if at[middle] <= value:
-                    low = middle
-                else:
-                    high = middle
-            slope = (to[low + 1] - to[low]) / (at[low + 1] - at[low])
-            values[n] = slope * (value - at[low]) + to[low]
+            high = middle
+    slope = (to[low + 1] - to[low]) / (at[low + 1] - at[low])
+    return slope * (value - at[low]) + to[low]
+
+
+@intrinsic
+def _pointer(_, address):  # type: ignore[no-untyped-def]
+    """An address as a pointer."""
+
+    def made(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), made
+
+
+@compiled
+def _array(model, number, kind):  # type: ignore[no-untyped-def]
+    """The array at this place of `addresses_of`."""
+    return carray(_pointer(model[2 * number]), (model[2 * number + 1],), kind)
+
+
+def addresses_of(arrays: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """(2 * arrays,) where each begins and how many values it has. They must be in a piece, and stay where they are."""
+    return np.array([(array.ctypes.data, array.size) for array in arrays], dtype=np.int64).reshape(-1)
+
+
+BY_MASK, BY_NUMBER, BY_TABLE = 0, 1, 2
+_ARRAYS = 22
+_SIGNATURE = types.void(
+    types.CPointer(types.int64), types.CPointer(types.float64), types.int64, types.CPointer(types.int64), types.int64, types.int64,
+    types.int64, types.float64, types.float64, types.CPointer(types.float64), types.CPointer(types.float64),
+)  # fmt: skip
+
+
+@cfunc(_SIGNATURE, cache=True)
+def _answer(model, request, way, rows, room, count, intercept, farthest, grid, margins, odds):  # type: ignore[no-untyped-def]
+    """See `answer`."""
+    of = carray(model, (2 * _ARRAYS,))
+    leaves, more_words, more_shifts = _array(of, 11, np.int32), _array(of, 12, np.uint64), _array(of, 13, np.uint64)
+    words = leaves.shape[0] >> 6
+    together = _array(of, 4, np.uint64)
+    nodes = Nodes(
+        _array(of, 0, np.int32), _array(of, 1, np.float32), _array(of, 2, np.uint32), _array(of, 3, np.uint64),
+        together.reshape(together.shape[0] // words, words), _array(of, 5, np.int32),
+    )  # fmt: skip
+    terms = Terms(
+        _array(of, 6, np.int32), _array(of, 7, np.float64), _array(of, 8, np.float64), _array(of, 9, np.float64),
+        _array(of, 10, np.float64), farthest, grid,
+    )  # fmt: skip
+    features = nodes.starts.shape[0] - 1
+    values = carray(request, (features,))
+    vector = np.empty(features, np.float32)
+    for feature in range(features):
+        vector[feature] = values[feature]
+    asked = np.empty(words, np.uint64)
+    mask_of(vector, nodes, asked)
+    shared = units_of(vector, terms) + intercept
+    units, counts, table = _array(of, 14, np.int64), _array(of, 18, np.int64), _array(of, 19, np.int32)
+    parts = counts.shape[0] // words
+    asked_rows, sums = carray(rows, (parts, room)), np.empty(count, np.int64)
+    if way == BY_MASK:
+        masks = _array(of, 15, np.uint64).reshape(units.shape[0], words)
+        sum_leaves(asked, shared, asked_rows, count, masks, units, leaves, more_words, more_shifts, sums)
+    else:
+        codes = _array(of, 16, np.uint8).reshape(units.shape[0], words)
+        distinct = _array(of, 17, np.uint64).reshape(parts, words, table.shape[0] // words)
+        if way == BY_NUMBER:
+            sum_numbered(asked, shared, asked_rows, count, codes, distinct, units, leaves, more_words, more_shifts, sums)
+        else:
+            sum_by_table(
+                asked, shared, asked_rows, count, codes, distinct, units, leaves, more_words, more_shifts,
+                counts.reshape(parts, words), table.reshape(words, table.shape[0] // words), sums,
+            )  # fmt: skip
+    at, to = _array(of, 20, np.float64), _array(of, 21, np.float64)
+    found, minus_odds = carray(margins, (count,)), carray(odds, (count,))
+    for candidate in range(count):
+        margin = sums[candidate] * grid
+        found[candidate] = margin
+        minus_odds[candidate] = -interpolated(margin, at, to) if at.shape[0] else -margin
+
+
+# model: addresses_of the arrays of nodes, of terms, leaves, more_words, more_shifts, units, masks, codes, distinct, counts, table,
+# the calibrator's points at and to, none where it has no points. request: (features,) the request's values as doubles. way: of
+# BY_MASK, BY_NUMBER, BY_TABLE. rows: (parts, room), of which the first `count` are asked. What is found: margins (count,) and,
+# odds (count,), minus the log odds of the probabilities by the points. It keeps the interpreter's lock: nothing moves meanwhile.
+_INT, _ADDRESS, _DOUBLE = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
+answer: Any = ctypes.PYFUNCTYPE(
+    None, _ADDRESS, _ADDRESS, _INT, _ADDRESS, _INT, _INT, _INT, _DOUBLE, _DOUBLE, _ADDRESS, _ADDRESS
+)(_answer.address)

@@ -26,6 +26,7 @@ _FIRST_TABLE = 1 << 10
 _LONGEST = 1024  # bytes of a text, and of what the answer says
 
 Rows = npt.NDArray[np.intp]
+Records = npt.NDArray[np.uint32]
 
 
 class _Texts(msgspec.Struct):
@@ -38,8 +39,8 @@ _decode_texts = msgspec.json.Decoder(_Texts).decode
 class Store:
     """Records (serving/text_kernels.py) that stay what they are: who holds the store may go on using them."""
 
-    def __init__(self, parts: int) -> None:
-        self.parts = parts
+    def __init__(self, parts: int, most: int) -> None:
+        self.parts, self._most = parts, most
         self.table = np.full(_FIRST_TABLE, EMPTY, dtype=np.uint32)
         self.words = np.empty(_WORDS, dtype=np.uint64)
         self.data = self.words.view(np.uint8)
@@ -47,6 +48,11 @@ class Store:
         self.longest = 0  # of what the answer says of a candidate
         self._first: dict[Any, int] = {}
         self._count, self._end = 0, 0
+        # what the kernels work in, and where it is: asking NumPy for an address takes longer than many a step
+        self._records, self._rows = np.empty(most, dtype=np.uint32), np.empty((parts, most), dtype=np.int64)
+        self._out = np.empty(0, dtype=np.uint8)
+        self._records_at, self._rows_at, self._words_at = (a.ctypes.data for a in (self._records, self._rows, self.words))
+        self._table_at, self._out_at = self.table.ctypes.data, 0
 
     def add(self, text: bytes, named: Any, answer: bytes, rows: Sequence[int]) -> bool:
         """Whether there was room. named: what names the candidate. answer: what stands before its number in the answer."""
@@ -73,8 +79,34 @@ class Store:
             self._grow()
         return True
 
+    def find(self, body: bytes, start: int) -> tuple[Records, Rows, int] | None:
+        """Records and rows (parts, candidates) of the array that begins behind body[start - 1], and where it ends; None: see
+        text_kernels.find_records."""
+        self.stamp += 1
+        found = kernels.find_records(
+            body, start, len(body), self._table_at, len(self.table), self._words_at, _WORDS, self.stamp, self.parts,
+            self._records_at, self._rows_at, self._most,
+        )  # fmt: skip
+        if not found:
+            return None
+        count = found % kernels.COUNTS
+        return self._records[:count].copy(), self._rows[:, :count].copy(), found // kernels.COUNTS
+
+    def predictions(self, records: Records, numbers: bytes) -> bytes:
+        """What the answer says of each, with its number. numbers: all of them, as a JSON array."""
+        count = len(records)
+        if (size := len(numbers) + count * (self.longest + 2)) > len(self._out):
+            self._out = np.empty(2 * size, dtype=np.uint8)
+            self._out_at = self._out.ctypes.data
+        self._records[:count] = records
+        end = kernels.write_predictions(
+            self._records_at, count, self.parts, self._words_at, _WORDS, numbers, len(numbers), self._out_at, len(self._out)
+        )
+        return self._out[:end].tobytes()
+
     def _grow(self) -> None:
         old, self.table = self.table, np.full(4 * len(self.table), EMPTY, dtype=np.uint32)
+        self._table_at = self.table.ctypes.data
         for record in old[old != EMPTY].tolist():
             at, length = 8 * (record + HEAD + self.parts), int(self.words[record + 2]) >> 16 & 0xFFFF
             text = self.data[at : at + length]
@@ -88,7 +120,7 @@ class Asked:
     """The candidates of one request, all known. rows: (parts, candidates). rest: the body with MARK in their place."""
 
     store: Store
-    records: npt.NDArray[np.uint32]
+    records: Records
     rows: Rows
     rest: bytes
 
@@ -98,11 +130,7 @@ class Asked:
 
     def predictions(self, numbers: bytes) -> bytes:
         """The answer's text: each candidate with its number. numbers: all of them, as a JSON array."""
-        store = self.store
-        out = np.empty(len(numbers) + len(self.records) * (store.longest + 2), dtype=np.uint8)
-        text = np.frombuffer(numbers, dtype=np.uint8)
-        end = kernels.write_predictions(self.records, store.parts, store.words, store.data, text, out)
-        return out[:end].tobytes()
+        return self.store.predictions(self.records, numbers)
 
 
 class KnownCandidates:
@@ -123,19 +151,15 @@ class KnownCandidates:
         else:
             return None
         start = at + len(before)
-        records, rows = np.empty(self._most, dtype=np.uint32), np.empty((self._parts, self._most), dtype=np.intp)
-        store.stamp += 1
-        text = np.frombuffer(body, dtype=np.uint8)
-        count, end = kernels.find_records(text, start, store.table, store.words, store.data, store.stamp, records, rows)
-        if not count:
+        if (found := store.find(body, start)) is None:
             return None
-        found = rows[:, :count] if self._parts == 1 else rows[:, :count].copy()  # the scorer's loops want them in a piece
-        return Asked(store, records[:count], found, b"%b%b%b" % (body[: start - 1], _MARK, body[end + 1 :]))
+        records, rows, end = found
+        return Asked(store, records, rows, b"%b%b%b" % (body[: start - 1], _MARK, body[end + 1 :]))
 
     def learn(self, body: bytes, named: Sequence[Any], answers: Sequence[bytes], rows: Rows) -> None:
         """Keep the candidates of a body that was answered. rows: (parts, candidates). See Store.add for the others."""
         if self._store is None:
-            self._store = Store(self._parts)
+            self._store = Store(self._parts, self._most)
         texts = map(bytes, _decode_texts(body).candidates)
         for text, name, answer, row in zip(texts, named, answers, rows.T.tolist(), strict=True):
             if _is_plain(text, answer) and not self._store.add(text, name, answer, row):

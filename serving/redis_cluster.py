@@ -13,7 +13,7 @@ from typing import Any
 import hiredis
 
 from conf.redis_address import RedisAddress
-from serving.redis_link import Link, LinkError, OnPush, RedisLink, command
+from serving.redis_link import Link, LinkError, OnPush, RedisLink, Told, command
 
 _SLOTS = 16_384
 _ASK_FOR_SLOTS = command("CLUSTER", "SLOTS")
@@ -80,6 +80,15 @@ class ClusterLink:
     def ask(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]":
         """As RedisLink's: the future holds the replies, or LinkError, and may be cancelled."""
         return self._loop.create_task(self._asked(commands))
+
+    def ask_then(self, commands: Sequence[bytes], told: Told) -> None:
+        """As RedisLink's."""
+
+        def ended(asked: "asyncio.Future[list[Any]]") -> None:
+            error = LinkError("the question was given up") if asked.cancelled() else asked.exception()
+            told(asked.result() if error is None else error if isinstance(error, LinkError) else LinkError(str(error)))
+
+        self.ask(commands).add_done_callback(ended)
 
     def close(self) -> None:
         for link in self._links.values():

@@ -10,11 +10,13 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import hiredis
 
 from conf.redis_address import RedisAddress
+from serving.deadlines import Deadlines
 from serving.freshness import Reason
 
 _LATE_TO_OPEN = 3  # answers in a row that came too late or not at all
@@ -23,6 +25,7 @@ _CONNECT_S = 1.0
 _SILENT_S = 2.0  # a connection that leaves a PING unanswered for so long is given up
 _MORE: Any = object()
 
+Told = Callable[["list[Any] | LinkError"], None]
 OnPush = Callable[[Sequence[Any]], None]
 
 log = logging.getLogger("clickodds.serving")
@@ -40,6 +43,7 @@ class Link(Protocol):
     @property
     def nodes(self) -> Sequence["RedisLink"]: ...
     def ask(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]": ...
+    def ask_then(self, commands: Sequence[bytes], told: "Told") -> None: ...
     def close(self) -> None: ...
 
 
@@ -47,10 +51,10 @@ Connect = Callable[[RedisAddress, OnPush | None], Awaitable[Link]]
 
 
 class _Ask:
-    __slots__ = ("count", "future", "replies")
+    __slots__ = ("count", "replies", "told")
 
-    def __init__(self, count: int, future: "asyncio.Future[list[Any]]") -> None:
-        self.count, self.future, self.replies = count, future, list[Any]()
+    def __init__(self, count: int, told: Told) -> None:
+        self.count, self.told, self.replies = count, told, list[Any]()
 
 
 class RedisLink(asyncio.Protocol):
@@ -92,12 +96,16 @@ class RedisLink(asyncio.Protocol):
     def ask(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]":
         """Send commands; the future holds their replies, or LinkError. It may be cancelled: its replies are dropped."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        if self._transport is None or self._transport.is_closing():
-            future.set_exception(LinkError("the connection is closed"))
-            return future
-        self._waiting.append(_Ask(len(commands), future))
-        self._transport.write(b"".join(commands))
+        self.ask_then(commands, partial(tell, future))
         return future
+
+    def ask_then(self, commands: Sequence[bytes], told: Told) -> None:
+        """The same for who has no coroutine: `told` is called once, maybe at once, with the replies or LinkError."""
+        if self._transport is None or self._transport.is_closing():
+            told(LinkError("the connection is closed"))
+            return
+        self._waiting.append(_Ask(len(commands), told))
+        self._transport.write(b"".join(commands))
 
     def close(self) -> None:
         if self._transport is not None:
@@ -107,6 +115,7 @@ class RedisLink(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        answered: list[_Ask] = []
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _MORE:
@@ -117,19 +126,54 @@ class RedisLink(asyncio.Protocol):
                 ask = self._waiting[0]
                 ask.replies.append(reply)
                 if len(ask.replies) == ask.count:
-                    self._waiting.popleft()
-                    if not ask.future.done():
-                        ask.future.set_result(ask.replies)
+                    answered.append(self._waiting.popleft())
         except (hiredis.ProtocolError, IndexError):  # not Redis, or more replies than questions
             self.close()
+        for ask in answered:
+            _tell(ask, ask.replies)
 
     def connection_lost(self, error: Exception | None) -> None:
-        for ask in self._waiting:
-            if not ask.future.done():
-                ask.future.set_exception(LinkError(str(error or "the connection was closed")))
+        waiting = list(self._waiting)
         self._waiting.clear()
+        for ask in waiting:
+            _tell(ask, LinkError(str(error or "the connection was closed")))
         if not self.lost.done():
             self.lost.set_result(None)
+
+
+def tell(future: "asyncio.Future[list[Any]]", said: list[Any] | LinkError) -> None:
+    """What `ask_then` says, to a future that may have been cancelled."""
+    if future.done():
+        return
+    if isinstance(said, LinkError):
+        future.set_exception(said)
+    else:
+        future.set_result(said)
+
+
+def _tell(ask: _Ask, said: list[Any] | LinkError) -> None:
+    try:
+        ask.told(said)
+    except Exception:  # one asker's trouble is not the next one's
+        log.exception("an answer of redis could not be used")
+
+
+class _Question:
+    """To the reader, until it is answered or late."""
+
+    __slots__ = ("_done", "_reader", "_seconds", "ended")
+
+    def __init__(self, reader: "RedisReader", seconds: float, done: Callable[[list[Any] | Reason], None]) -> None:
+        self._reader, self._seconds, self._done, self.ended = reader, seconds, done, False
+
+    def told(self, said: list[Any] | LinkError) -> None:
+        if not self.ended:
+            self.ended = True
+            self._done(self._reader.judged(said))
+
+    def late(self) -> None:
+        self.ended = True
+        self._done(self._reader.was_late(self._seconds))
 
 
 class RedisReader:
@@ -155,6 +199,7 @@ class RedisReader:
     async def start(self) -> None:
         """Connect, if Redis answers in time; go on trying if not."""
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._loop)
         await self._mend()
         self._tending = asyncio.create_task(self._tend())
 
@@ -167,48 +212,30 @@ class RedisReader:
 
     async def ask(self, commands: Sequence[bytes], seconds: float = math.inf) -> list[Any] | Reason:
         """A reply for each command, or why there is none. Never raises."""
-        if not self._closed or self._link is None:
-            return Reason.REDIS_UNAVAILABLE
-        future = self._link.ask(commands)
-        timer = self._loop.call_later(min(seconds, self._deadline_s), future.cancel)
-        try:
-            await future
-        except LinkError:
-            pass
-        except asyncio.CancelledError:
-            if not future.cancelled() or (task := asyncio.current_task()) is None or task.cancelling():
-                raise
-            return self._was_late(seconds)
-        finally:
-            timer.cancel()
-        return self._said(future)
+        future: asyncio.Future[list[Any] | Reason] = self._loop.create_future()
+        self.ask_then(commands, seconds, lambda said: None if future.done() else future.set_result(said))
+        return await future
 
     def ask_then(self, commands: Sequence[bytes], seconds: float, done: Callable[[list[Any] | Reason], None]) -> None:
-        """`ask` for who has no coroutine: `done` is called with what it returns."""
+        """`ask` for who has no coroutine: `done` is called, maybe at once, with what it returns."""
         if not self._closed or self._link is None:
             done(Reason.REDIS_UNAVAILABLE)
             return
-        future = self._link.ask(commands)
-        timer = self._loop.call_later(min(seconds, self._deadline_s), future.cancel)
+        question = _Question(self, seconds, done)
+        self._deadlines.add(min(seconds, self._deadline_s), question)
+        self._link.ask_then(commands, question.told)
 
-        def answered(_: "asyncio.Future[list[Any]]") -> None:
-            timer.cancel()
-            done(self._was_late(seconds) if future.cancelled() else self._said(future))
-
-        future.add_done_callback(answered)
-
-    def _said(self, future: "asyncio.Future[list[Any]]") -> list[Any] | Reason:
-        if (error := future.exception()) is not None:
+    def judged(self, said: list[Any] | LinkError) -> list[Any] | Reason:
+        """Replies as they are; an error breaks the breaker's circuit."""
+        error = said if isinstance(said, LinkError) else said[0]
+        if isinstance(error, Exception):  # the first reply's such as: it is loading its data
             self._break(str(error))
             return Reason.REDIS_UNAVAILABLE
-        replies = future.result()
         self._late = 0
-        if isinstance(replies[0], Exception):  # such as: it is loading its data
-            self._break(str(replies[0]))
-            return Reason.REDIS_UNAVAILABLE
-        return replies
+        return said  # type: ignore[return-value]  # no error
 
-    def _was_late(self, seconds: float) -> Reason:
+    def was_late(self, seconds: float) -> Reason:
+        """A question with so many seconds was not answered in them."""
         self._late += seconds >= self._deadline_s / 2  # a caller in a great hurry says nothing of Redis
         if self._late >= _LATE_TO_OPEN:
             self._break(f"{self._late} answers in a row took longer than {self._deadline_s * 1000:.0f} ms")

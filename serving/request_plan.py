@@ -3,9 +3,9 @@
 One round trip holds the clock, the request's own keys, its crosses (user x ad), and candidates that are not in memory.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conf.contract import AS_OF, CLOCK, Contract
@@ -36,11 +36,11 @@ class Found(NamedTuple):
     asked: dict[Any, tuple[bytes, int]]
 
 
-@dataclass
+@dataclass(slots=True)
 class Plan:
     """commands: the round trip; the places in it are indices of their replies, None where a key has no value.
 
-    texts: context column -> canonical text. candidates: column -> values, `count` of each. request: each request key's place.
+    texts: context column of a key -> canonical text. candidates: column -> values, `count` of each. request: each request key's place.
     crosses: of each cross key, every candidate's value, and value -> place. known: in place of candidates, residents and crosses.
     """
 
@@ -49,7 +49,7 @@ class Plan:
     texts: dict[str, str | None]
     candidates: dict[str, list[Any]]
     count: int
-    request: list[int | None] = field(default_factory=list)
+    request: list[int | None]
     residents: list[Found] = field(default_factory=list)
     crosses: list[tuple[list[Any], dict[Any, int | None]]] = field(default_factory=list)
     known: "Asked | None" = None
@@ -63,13 +63,15 @@ class Planner:
         self._clock = clock_command(contract.name, CLOCK, AS_OF)
         of_request, of_candidate = contract.columns_of("request"), contract.columns_of("candidate")
         texts = {name: raw_text(contract, id_key, name) for name, column in contract.columns.items() if column.type != "number"}
-        self._context = [(n, name, texts[name]) for n, name in enumerate(of_request) if name in texts]
+        self.context_texts = {name: texts[name] for name in of_request if name in texts}
         self._getters = [(name, attrgetter(field_name(n))) for n, name in enumerate(of_candidate)]
         self.texts = {name: texts[name] for name in of_candidate if name in texts}
         self._key_texts: dict[str, dict[Any, bytes | None]] = {name: {} for name in self.texts}
         sides = {key: key_side(contract, key) for key in contract.keys}
         self.request_keys = {key: KeyReader(contract, key) for key, side in sides.items() if side == "request"}
         self.cross_keys = {key: KeyReader(contract, key) for key, side in sides.items() if side == "cross"}
+        asked = {c for reader in (*self.request_keys.values(), *self.cross_keys.values()) for c in reader.columns}
+        self._of_keys = [(n, name, texts[name]) for n, name in enumerate(of_request) if name in asked]
         self._of_candidate = {
             key: tuple(column for column in reader.columns if column in of_candidate) for key, reader in self.cross_keys.items()
         }
@@ -93,12 +95,16 @@ class Planner:
         return plan
 
     def _of_request(self, context: Sequence[Any], columns: dict[str, list[Any]], count: int) -> Plan:
-        texts = {name: text(context[place]) for place, name, text in self._context}
-        plan = Plan([self._clock], context, texts, columns, count)
+        texts = {name: text(context[place]) for place, name, text in self._of_keys}
+        commands, request = [self._clock], list[int | None]()
         for reader in self.request_keys.values():
             values = [texts[column] for column in reader.columns]
-            plan.request.append(None if None in values else self._ask(plan, reader, reader.redis_key(values)))  # type: ignore[arg-type]
-        return plan
+            if None in values:
+                request.append(None)
+            else:
+                request.append(len(commands))
+                commands.append(reader.hmget(reader.redis_key(values)))  # type: ignore[arg-type]
+        return Plan(commands, context, texts, columns, count, request)
 
     def _misses(self, plan: Plan, table: Any, rows: list[int | None], values: list[Any]) -> dict[Any, tuple[bytes, int]]:
         asked: dict[Any, tuple[bytes, int]] = {}
@@ -163,3 +169,8 @@ def _values(columns: dict[str, list[Any]], names: Sequence[str]) -> list[Any]:
     return columns[names[0]] if len(names) == 1 else list(zip(*(columns[name] for name in names), strict=True))
 
 
+def picker(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """What takes these places of a sequence."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple(values[place] for place in places)

@@ -9,6 +9,7 @@ word. Leaf values are whole numbers of 2**-20 (models/merging.py), and so is the
 
 import json
 import logging
+import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -42,8 +43,9 @@ class Scorer(Protocol):
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
         """Keep vectors (rows, features of the part) in the rows `at`."""
 
-    def margins(self, request: Float32, rows: Rows) -> Float64:
-        """(candidates,) log odds. request: (features,) of part 0. rows: (parts - 1, candidates) of the other parts."""
+    def answer(self, request: Sequence[float], rows: Rows) -> tuple[Float64, Float64]:
+        """(candidates,) log odds, and click probabilities. request: (features,) of part 0. rows: (parts - 1, candidates) of the
+        other parts."""
 
     def emptied(self) -> "Scorer":
         """The same model with no rows kept: to be filled, then put in this one's place."""
@@ -69,16 +71,16 @@ class BoosterScorer:
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
         self._rows[at, : vectors.shape[1]] = vectors
 
-    def margins(self, request: Float32, rows: Rows) -> Float64:
+    def answer(self, request: Sequence[float], rows: Rows) -> tuple[Float64, Float64]:
         vectors = np.empty((rows.shape[1], sum(map(len, self._positions))), dtype=np.float32)
-        vectors[:, self._positions[0]] = request
+        vectors[:, self._positions[0]] = np.array(request, dtype=np.float64)
         for number, positions in enumerate(self._positions[1:]):
             vectors[:, positions] = self._rows[rows[number], : len(positions)]
-        return self._bundle.margins(vectors)
+        margins = self._bundle.margins(vectors)
+        return margins, self._bundle.calibrator.probabilities(margins)
 
     def emptied(self) -> "BoosterScorer":
         return BoosterScorer(self._bundle, self._parts, self._count)
-
 
 
 class MaskScorer:
@@ -92,25 +94,36 @@ class MaskScorer:
         self._compile([len(part.positions) for part in parts], max(rows, 1))
 
     def _compile(self, widths: Sequence[int], rows: int) -> None:
-        """Answer once, so that no request waits for machine code."""
+        """Write a row, so that nothing later waits for machine code."""
         self.write(1, np.zeros((1, widths[1]), dtype=np.float32), np.zeros(1, dtype=np.intp))
-        request = np.zeros(widths[0], dtype=np.float32)
-        for count in (1, _MANY):
-            self.margins(request, np.zeros((len(widths) - 1, count), dtype=np.intp))
-        self._numbered = False  # which may come
-        self.margins(request, np.zeros((len(widths) - 1, 1), dtype=np.intp))
         self._keep(rows)
 
     def _keep(self, rows: int) -> None:
-        words, parts = self._model.words, len(self._model.nodes) - 1
+        model, kernels = self._model, self._kernels
+        words, parts = model.words, len(model.nodes) - 1
         self._masks = np.empty((rows, words), dtype=np.uint64)
         self._units = np.empty(rows, dtype=np.int64)
         # A word has few masks, and they have many rows: a row of numbers is an eighth of the memory that a request has to read
         self._numbered = True  # while a byte is enough
         self._codes = np.empty((rows, words), dtype=np.uint8)
-        room = self._kernels.NUMBERS + 8  # not a power of two, whose lines would share few sets of the cache
+        room = kernels.NUMBERS + 8  # not a power of two, whose lines would share few sets of the cache
         distinct, table = np.zeros((parts, words, room), dtype=np.uint64), np.zeros((words, room), dtype=np.int32)
         self._distinct, self._table, self._counts = beside(distinct, table, np.zeros((parts, words), dtype=np.int64))
+        terms = [values for values in model.terms[0] if isinstance(values, np.ndarray)]
+        kept = [self._units, self._masks, self._codes, self._distinct, self._counts, self._table]
+        asked = [model.leaves, model.more_words, model.more_shifts]
+        self._addresses = kernels.addresses_of([*model.nodes[0], *terms, *asked, *kept, *model.points])
+        self._make_room(_MANY)
+
+    def _make_room(self, candidates: int) -> None:
+        """What a request is worked out in, and where it is: asking NumPy for an address takes longer than many a step."""
+        self._room = candidates
+        self._request = np.empty(len(self._model.nodes[0].starts) - 1)
+        self._pack = struct.Struct(f"{len(self._request)}d").pack_into
+        self._asked = np.empty((len(self._counts), candidates), dtype=np.int64)
+        self._margins, self._odds = np.empty(candidates), np.empty(candidates)
+        arrays = self._addresses, self._request, self._asked, self._margins, self._odds
+        self._at = [array.ctypes.data for array in arrays]
 
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
         model, masks, part = self._model, self._masks, of - 1
@@ -118,18 +131,25 @@ class MaskScorer:
         if self._numbered:
             self._numbered = self._kernels.number_masks(masks, at, self._distinct[part], self._counts[part], self._codes)
 
-    def margins(self, request: Float32, rows: Rows) -> Float64:
-        model = self._model
-        margins = np.empty(rows.shape[1])
-        asked = request, model.nodes[0], model.terms[0], rows
-        rest = self._units, model.leaves, model.more_words, model.more_shifts, model.intercept, margins
+    def answer(self, request: Sequence[float], rows: Rows) -> tuple[Float64, Float64]:
+        kernels, model = self._kernels, self._model
+        parts, count = rows.shape
+        if count > self._room:
+            self._make_room(count)
         if not self._numbered:
-            self._kernels.sum_leaves(*asked, self._masks, *rest)
-        elif len(rows) == 1 and len(margins) >= _MANY:
-            self._kernels.sum_by_table(*asked, self._codes, self._distinct, *rest, self._counts, self._table)
+            way = kernels.BY_MASK
         else:
-            self._kernels.sum_numbered(*asked, self._codes, self._distinct, *rest)
-        return margins
+            way = kernels.BY_TABLE if parts == 1 and count >= _MANY else kernels.BY_NUMBER
+        self._pack(self._request, 0, *request)
+        self._asked[:, :count] = rows
+        addresses, asked, at, margins_at, odds_at = self._at
+        kernels.answer(
+            addresses, asked, way, at, self._room, count, model.intercept, FARTHEST, GRID, margins_at, odds_at
+        )
+        margins = self._margins[:count].copy()
+        if model.by_points:
+            return margins, probabilities_of_minus(self._odds[:count])
+        return margins, model.calibrator.probabilities(margins)
 
     def emptied(self) -> "MaskScorer":
         other = object.__new__(MaskScorer)
@@ -137,6 +157,12 @@ class MaskScorer:
         other._keep(len(self._masks))
         return other
 
+
+def probabilities_of_minus(odds: Float64) -> Float64:
+    """From minus the log odds, as Calibrator.probabilities has them: NumPy's own exponential, which is not everywhere the C one."""
+    powers = np.exp(odds)
+    np.add(powers, 1.0, powers)
+    return np.divide(1.0, powers, powers)
 
 
 class _Compiled:
@@ -158,6 +184,10 @@ class _Compiled:
         self.nodes = [_part_nodes([asked.get(p, []) for p in part.positions], self.words) for part in parts]
         self.terms = [_part_terms(bundle, part) for part in parts]
         self.intercept = round(bundle.ridge.intercept / GRID) if bundle.ridge else 0
+        self.calibrator = bundle.calibrator
+        self.by_points = self.calibrator.kind == "isotonic" and len(self.calibrator.at) > 1
+        points = (self.calibrator.at, self.calibrator.to) if self.by_points else ((), ())
+        self.points = [np.array(of, dtype=np.float64) for of in points]
         self.leaves, *asked_of_all = beside(self.leaves, *self.nodes[0])
         self.nodes[0] = type(self.nodes[0])(*asked_of_all)
 

@@ -17,7 +17,7 @@ _MANY = range(4096)  # values of a category that are not worth a row of the scor
 
 @dataclass(frozen=True)
 class Part:
-    """Features in the order log_ratio, log_impressions, times, level, others; `positions` are theirs in the vector."""
+    """Features in the order log_ratio, log_impressions, times, level, category, number; `positions` are theirs in the vector."""
 
     features: tuple[Feature, ...]
     positions: tuple[int, ...]
@@ -25,8 +25,8 @@ class Part:
     @classmethod
     def of(cls, chosen: Sequence[tuple[int, Feature]]) -> "Part":
         """Of positions and features in any order."""
-        order = {"log_ratio": 0, "log_impressions": 1} | dict.fromkeys(TIMES, 2) | {"level": 3}
-        ordered = sorted(chosen, key=lambda one: order.get(one[1].kind, 4))
+        order = {"log_ratio": 0, "log_impressions": 1} | dict.fromkeys(TIMES, 2) | {"level": 3, "category": 4, "number": 5}
+        ordered = sorted(chosen, key=lambda one: order[one[1].kind])
         return cls(tuple(f for _, f in ordered), tuple(p for p, _ in ordered))
 
 

@@ -53,8 +53,8 @@ class PartVectors:
         ratios = log_ratio(clicks, impressions, prior=prior, strength=self._strength)
         return np.concatenate([ratios, np.log1p(rows.take(self._logged, 1))], axis=1)
 
-    def of_one(self, counters: list[float], direct: list[float], prior: float) -> Float32:
-        """(features,) of one row. Counters are small numbers, and the same ones come again: their formulas' values are kept."""
+    def of_one(self, counters: list[float], direct: list[float], prior: float) -> list[float]:
+        """(features,) of one row, doubles that are still to be rounded. Counters are small numbers, and the same ones come again: their formulas' values are kept."""
         if prior != self._prior or len(self._ratios) > _KEPT or len(self._logs) > _KEPT:
             self._ratios, self._logs, self._prior = {}, {}, prior
         ratios, logs = self._ratios, self._logs
@@ -69,4 +69,4 @@ class PartVectors:
             for i, value in zip(self._alone, made[len(self._pairs) :], strict=True):
                 logs[counters[i]] = value
             values = made
-        return np.array(values + direct, dtype=np.float32)
+        return values + direct

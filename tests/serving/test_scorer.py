@@ -11,6 +11,7 @@ import xgboost as xgb
 from feature_repo.catalogue import Feature
 from feature_repo.vectorize import Fitted, Float32
 from models.bundle import Bundle
+from models.calibration import Calibrator
 from models.merging import merge
 from models.ridge import Ridge
 from serving.scorer import BoosterScorer, MaskScorer, NotCompilable, Scorer, make_scorer
@@ -55,7 +56,9 @@ def _parts(*of: Sequence[int]) -> list[Part]:
     return [Part(tuple(FEATURES[p] for p in positions), tuple(positions)) for positions in of]
 
 
-def _asked(scorer: Scorer, parts: Sequence[Part], requests: int, candidates: int) -> tuple[Any, Any]:
+def _asked(
+    scorer: Scorer, parts: Sequence[Part], requests: int, candidates: int, calibrator: Calibrator = Calibrator()
+) -> tuple[Any, Any]:
     """Margins of many requests, each of random kept rows, and the whole vectors that they stand for."""
     kept = [np.ascontiguousarray(_vectors(ROWS, DRAW)[:, part.positions]) for part in parts[1:]]
     for number, vectors in enumerate(kept):
@@ -64,7 +67,9 @@ def _asked(scorer: Scorer, parts: Sequence[Part], requests: int, candidates: int
     for _ in range(requests):
         request = np.ascontiguousarray(_vectors(1, DRAW)[0, parts[0].positions])
         rows = DRAW.integers(ROWS, size=(len(parts) - 1, candidates))
-        found.append(scorer.margins(request, rows + ROWS * np.arange(len(parts) - 1)[:, None]))
+        margins, probabilities = scorer.answer(request.tolist(), rows + ROWS * np.arange(len(parts) - 1)[:, None])
+        np.testing.assert_array_equal(probabilities, calibrator.probabilities(margins))
+        found.append(margins)
         vectors = np.empty((candidates, len(FEATURES)), dtype=np.float32)
         vectors[:, parts[0].positions] = request
         for part, of_part, chosen in zip(parts[1:], kept, rows, strict=True):
@@ -100,6 +105,31 @@ def test_rows_are_numbers_while_a_byte_holds_them(of: Sequence[Sequence[int]], c
     assert scorer._numbered == numbered
     np.testing.assert_array_equal(found, bundle.margins(whole))
     assert (scorer._counts > 1).any()
+
+
+def _points(number: int) -> Calibrator:
+    """Through so many points at most, of which some are at margins that trees give."""
+    at = np.unique(DRAW.normal(-3, 2, number).round(int(DRAW.integers(1, 9))))
+    to = np.sort(DRAW.normal(-3, 2, len(at)).round(2))  # some are equal
+    return Calibrator("isotonic", at=tuple(at.tolist()), to=tuple(to.tolist()))
+
+
+@pytest.mark.parametrize(
+    "calibrator",
+    [*map(_points, (1, 2, 3, 40, 300)), Calibrator("shift", (0.1,)), Calibrator("platt", (0.9, 0.1)), Calibrator("beta", (1.1, 0.9, 0.2))],
+)
+def test_probabilities_are_the_calibrator_s(calibrator: Calibrator) -> None:
+    bundle = _bundle(_trained(30, 3), calibrator=calibrator)
+    for parts in (_parts(REQUEST, AD, CROSS), _parts(REQUEST + CROSS, AD)):
+        for candidates in (1, 7, 100, 1000):
+            found, whole = _asked(MaskScorer(bundle, parts, 2 * ROWS), parts, 3, candidates, calibrator)
+            np.testing.assert_array_equal(found, bundle.margins(whole))
+    at = np.array(calibrator.at)
+    if len(at) > 1:  # and at the points themselves, where one line ends and the next begins
+        kernels = pytest.importorskip("serving.kernels")
+        values = np.concatenate([at, np.nextafter(at, -9), np.nextafter(at, 9)])
+        to = np.array(calibrator.to)
+        assert [kernels.interpolated(value, at, to) for value in values] == np.interp(values, at, to).tolist()
 
 
 def test_one_part_may_ask_nothing() -> None:

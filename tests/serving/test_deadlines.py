@@ -1,0 +1,67 @@
+"""Who waits too long is told so in time, each once, whatever else is added or ends meanwhile."""
+
+import asyncio
+
+import numpy as np
+
+from serving.deadlines import Deadlines
+
+LATE_S = 0.25  # of a busy machine
+
+
+class Waiter:
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop, self.due, self.ended = loop, loop.time() + seconds, False
+        self.told: list[float] = []
+
+    def late(self) -> None:
+        self.told.append(self._loop.time() - self.due)
+
+
+def test_each_is_told_once_and_in_time() -> None:
+    async def run() -> list[Waiter]:
+        loop, draw = asyncio.get_running_loop(), np.random.default_rng(3)
+        deadlines, waiters = Deadlines(loop), list[Waiter]()
+        for seconds in draw.permutation(np.repeat(np.linspace(-0.01, 0.3, 60), 3)).tolist():
+            waiters.append(Waiter(loop, seconds))
+            deadlines.add(seconds, waiters[-1])
+            await asyncio.sleep(0.001)
+        for waiter in waiters[::2]:
+            waiter.ended = True
+        await asyncio.sleep(0.4 + LATE_S)
+        late = Waiter(loop, 0.01)
+        deadlines.add(0.01, late)  # and the heap is not dead when it was empty
+        await asyncio.sleep(0.02 + LATE_S)
+        return [*waiters, late]
+
+    waiters = asyncio.run(run())
+    ended = waiters[:-1:2]
+    assert all(len(waiter.told) <= 1 for waiter in ended)  # some before they ended
+    assert any(not waiter.told for waiter in ended)
+    others = [*waiters[1:-1:2], waiters[-1]]
+    assert all(len(waiter.told) == 1 for waiter in others)
+    assert all(-0.002 < waiter.told[0] < LATE_S for waiter in others)
+
+
+def test_one_that_adds_another_when_it_is_late() -> None:
+    async def run() -> list[str]:
+        loop, said = asyncio.get_running_loop(), list[str]()
+        deadlines = Deadlines(loop)
+
+        class Adds:
+            ended = False
+
+            def __init__(self, name: str, more: int) -> None:
+                self._name, self._more = name, more
+
+            def late(self) -> None:
+                said.append(self._name)
+                if self._more:
+                    deadlines.add(0.0, Adds(self._name, self._more - 1))
+
+        deadlines.add(0.02, Adds("a", 2))
+        deadlines.add(0.01, Adds("b", 1))
+        await asyncio.sleep(LATE_S)
+        return said
+
+    assert sorted(asyncio.run(run())) == ["a", "a", "a", "b", "b"]
