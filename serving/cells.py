@@ -102,6 +102,14 @@ class Histogram:
         row[self._at + bisect_left(self._bounds, value)] += 1.0
         row[self._sum] += value
 
+    @staticmethod
+    def observe_each(histograms: "Sequence[Histogram]", values: Sequence[float]) -> None:
+        """One value in each: cheaper than a call for each."""
+        for histogram, value in zip(histograms, values, strict=True):
+            row = histogram._row
+            row[histogram._at + bisect_left(histogram._bounds, value)] += 1.0
+            row[histogram._sum] += value
+
     def observe_all(self, values: Float64) -> None:
         """Many at once, shape (n,)."""
         row = self._row

@@ -1,4 +1,4 @@
-"""Who waits no longer than until a moment, at the price of a place in a heap: a timer for each request costs several times that."""
+"""Who waits no longer than until a moment, at the price of a place in a heap: a timer for each costs several times that."""
 
 import asyncio
 from heapq import heappop, heappush

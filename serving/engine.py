@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,7 @@ _MISSING = float("nan")
 log = logging.getLogger("clickodds.serving")
 
 
-@dataclass(slots=True)
-class Scored:
+class Scored(msgspec.Struct, gc=False):
     """Of one request: log odds and probabilities, (candidates,), why the answer is degraded."""
 
     margins: Float64

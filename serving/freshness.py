@@ -1,9 +1,10 @@
 """How good an answer can be: the clock that tells up to when Redis is filled, and the reasons for a degraded answer."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from functools import lru_cache
+
+import msgspec
 
 PUBLICATION_INTERVAL = timedelta(hours=1)  # counters are published hourly
 _MICROSECOND = timedelta(microseconds=1)
@@ -24,8 +25,7 @@ class Reason(StrEnum):
     REDIS_LATE = "redis_late"  # no answer within the request's deadline; the same
 
 
-@dataclass(frozen=True)
-class Freshness:
+class Freshness(msgspec.Struct, frozen=True, gc=False):
     """`usable`: whether counters may be read as they are. `age_us`: the request's time minus the clock's, in microseconds."""
 
     usable: bool

@@ -7,7 +7,6 @@ route with nothing lost, so that every refusal and every documented behaviour ha
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,8 +33,7 @@ class Refused(Exception):
     """The plain route is to say what is wrong, or to answer."""
 
 
-@dataclass(slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, gc=False):
     """A request that is ready to be answered once Redis has. decoded: time.perf_counter() when it was."""
 
     engine: Engine
@@ -46,8 +44,7 @@ class Prepared:
     decoded: float
 
 
-@dataclass(slots=True)
-class Served:
+class Served(msgspec.Struct, gc=False):
     """An answer that was given, for whoever counts or records it. Times of time.perf_counter: when each stage had ended."""
 
     asked: Prepared

@@ -1,33 +1,21 @@
-"""The loops of the scorer (serving/scorer.py), compiled by numba, which keeps the machine code in NUMBA_CACHE_DIR.
+"""The loops of the scorer (serving/scorer.py), compiled by numba, which keeps the machine code in NUMBA_CACHE_DIR."""
 
-A request is answered by one C function (`answer`), called with addresses: numba's own way from Python takes each array apart at
-every call, and a model has thirty of them.
-"""
-
-import ctypes
-import os
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-# Leaves are picked by gather instructions where the loops are vectorized, which on common processors is three times slower.
-os.environ["NUMBA_LOOP_VECTORIZE"] = "0"
-
-from numba import carray, cfunc, njit, types
-from numba.core import cgutils
-from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
-from numba.extending import intrinsic
+from serving.native import array_of, c_function, carray, compiled, prefetch, trailing_zeros
 
 Words = npt.NDArray[np.uint64]
 
-trailing_zeros: Any = _trailing_zeros
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 BLOCK = 64  # nodes
 NUMBERS = 256  # that a byte holds
+BY_MASK, BY_NUMBER, BY_TABLE = 0, 1, 2
 _LEAF_BITS = np.uint64(6)  # a word has 64
-compiled: Any = njit(cache=True, nogil=True)
+_ARRAYS = 22  # of a model
+_LINE = 64  # bytes of the cache's
 
 
 class Nodes(NamedTuple):
@@ -104,10 +92,15 @@ def mask_of(vector, nodes, mask):  # type: ignore[no-untyped-def]
         begin[feature] = start + block * BLOCK
     together = nodes.together
     for word in range(np.uint64(mask.shape[0])):
-        left = _ALL
-        for feature in range(np.uint64(features)):
-            left &= together[chosen[feature], word]
-        mask[word] = left
+        mask[word] = _ALL
+    for feature in range(0, features - 1, 2):
+        one, other = together[chosen[feature]], together[chosen[feature + 1]]
+        for word in range(np.uint64(mask.shape[0])):
+            mask[word] &= one[word] & other[word]
+    if features & 1:
+        one = together[chosen[features - 1]]
+        for word in range(np.uint64(mask.shape[0])):
+            mask[word] &= one[word]
     for feature in range(features):
         value = vector[feature]
         for node in range(begin[feature], np.uint32(nodes.starts[feature + 1])):
@@ -200,13 +193,23 @@ def sum_by_table(  # type: ignore[no-untyped-def]
             left = (asked[word] & masks[word, code]) >> shift
             table[word, code] += leaves[(word << _LEAF_BITS) + shift + np.uint64(trailing_zeros(left))]
     flat, stride = table.reshape(table.size), np.uint64(table.shape[1])
+    fours = words & ~np.uint64(3)
     for candidate in range(count):
         row = codes[rows[0, candidate]]
-        summed, at = np.int32(0), np.uint64(0)
-        for word in range(words):
-            summed += flat[at + np.uint64(row[word])]
+        a, b, c, d = np.int32(0), np.int32(0), np.int32(0), np.int32(0)  # four sums, that none waits for the one before
+        at, word = np.uint64(0), np.uint64(0)
+        while word < fours:
+            a += flat[at + np.uint64(row[word])]
+            b += flat[at + stride + np.uint64(row[word + np.uint64(1)])]
+            c += flat[at + np.uint64(2) * stride + np.uint64(row[word + np.uint64(2)])]
+            d += flat[at + np.uint64(3) * stride + np.uint64(row[word + np.uint64(3)])]
+            at += np.uint64(4) * stride
+            word += np.uint64(4)
+        while word < words:
+            a += flat[at + np.uint64(row[word])]
             at += stride
-        sums[candidate] = shared + units[rows[0, candidate]] + summed
+            word += np.uint64(1)
+        sums[candidate] = shared + units[rows[0, candidate]] + (a + b + c + d)
 
 
 @compiled
@@ -228,67 +231,48 @@ def interpolated(value, at, to):  # type: ignore[no-untyped-def]
     return slope * (value - at[low]) + to[low]
 
 
-@intrinsic
-def _pointer(_, address):  # type: ignore[no-untyped-def]
-    """An address as a pointer."""
+@c_function("int64*", "float64*", "int", "int64*", "int", "int", "int", "double", "double", "float64*", "float64*")
+def answer(model, request, way, rows, room, count, intercept, farthest, grid, margins, odds):  # type: ignore[no-untyped-def]
+    """Margins (count,) and `odds` (count,): where the model has points, minus the log odds that they lead to.
 
-    def made(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(address), made
-
-
-@compiled
-def _array(model, number, kind):  # type: ignore[no-untyped-def]
-    """The array at this place of `addresses_of`."""
-    return carray(_pointer(model[2 * number]), (model[2 * number + 1],), kind)
-
-
-def addresses_of(arrays: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """(2 * arrays,) where each begins and how many values it has. They must be in a piece, and stay where they are."""
-    return np.array([(array.ctypes.data, array.size) for array in arrays], dtype=np.int64).reshape(-1)
-
-
-BY_MASK, BY_NUMBER, BY_TABLE = 0, 1, 2
-_ARRAYS = 22
-_SIGNATURE = types.void(
-    types.CPointer(types.int64), types.CPointer(types.float64), types.int64, types.CPointer(types.int64), types.int64, types.int64,
-    types.int64, types.float64, types.float64, types.CPointer(types.float64), types.CPointer(types.float64),
-)  # fmt: skip
-
-
-@cfunc(_SIGNATURE, cache=True)
-def _answer(model, request, way, rows, room, count, intercept, farthest, grid, margins, odds):  # type: ignore[no-untyped-def]
-    """See `answer`."""
+    model: addresses_of the arrays of nodes, of terms, leaves, more_words, more_shifts, units, masks, codes, distinct, counts,
+    table, and the calibrator's points at and to, empty where it has none. request: (features,) the request's values as doubles.
+    way: of BY_MASK, BY_NUMBER, BY_TABLE. rows: (parts, room), of which the first `count` are asked.
+    """
     of = carray(model, (2 * _ARRAYS,))
-    leaves, more_words, more_shifts = _array(of, 11, np.int32), _array(of, 12, np.uint64), _array(of, 13, np.uint64)
+    leaves, more_words, more_shifts = array_of(of, 11, np.int32), array_of(of, 12, np.uint64), array_of(of, 13, np.uint64)
     words = leaves.shape[0] >> 6
-    together = _array(of, 4, np.uint64)
+    together = array_of(of, 4, np.uint64)
     nodes = Nodes(
-        _array(of, 0, np.int32), _array(of, 1, np.float32), _array(of, 2, np.uint32), _array(of, 3, np.uint64),
-        together.reshape(together.shape[0] // words, words), _array(of, 5, np.int32),
+        array_of(of, 0, np.int32), array_of(of, 1, np.float32), array_of(of, 2, np.uint32), array_of(of, 3, np.uint64),
+        together.reshape(together.shape[0] // words, words), array_of(of, 5, np.int32),
     )  # fmt: skip
     terms = Terms(
-        _array(of, 6, np.int32), _array(of, 7, np.float64), _array(of, 8, np.float64), _array(of, 9, np.float64),
-        _array(of, 10, np.float64), farthest, grid,
+        array_of(of, 6, np.int32), array_of(of, 7, np.float64), array_of(of, 8, np.float64), array_of(of, 9, np.float64),
+        array_of(of, 10, np.float64), farthest, grid,
     )  # fmt: skip
     features = nodes.starts.shape[0] - 1
-    values = carray(request, (features,))
-    vector = np.empty(features, np.float32)
+    values, vector = carray(request, (features,)), np.empty(features, np.float32)
     for feature in range(features):
         vector[feature] = values[feature]
+    units, counts, table = array_of(of, 14, np.int64), array_of(of, 18, np.int64), array_of(of, 19, np.int32)
+    parts = counts.shape[0] // words
+    asked_rows, sums = carray(rows, (parts, room)), np.empty(count, np.int64)
+    if way != BY_MASK:
+        codes_from = np.int64(array_of(of, 16, np.uint8).ctypes.data)
+        for part in range(parts):
+            for candidate in range(count):
+                for line in range(0, words, _LINE):
+                    prefetch(codes_from + asked_rows[part, candidate] * words + line)
     asked = np.empty(words, np.uint64)
     mask_of(vector, nodes, asked)
     shared = units_of(vector, terms) + intercept
-    units, counts, table = _array(of, 14, np.int64), _array(of, 18, np.int64), _array(of, 19, np.int32)
-    parts = counts.shape[0] // words
-    asked_rows, sums = carray(rows, (parts, room)), np.empty(count, np.int64)
     if way == BY_MASK:
-        masks = _array(of, 15, np.uint64).reshape(units.shape[0], words)
+        masks = array_of(of, 15, np.uint64).reshape(units.shape[0], words)
         sum_leaves(asked, shared, asked_rows, count, masks, units, leaves, more_words, more_shifts, sums)
     else:
-        codes = _array(of, 16, np.uint8).reshape(units.shape[0], words)
-        distinct = _array(of, 17, np.uint64).reshape(parts, words, table.shape[0] // words)
+        codes = array_of(of, 16, np.uint8).reshape(units.shape[0], words)
+        distinct = array_of(of, 17, np.uint64).reshape(parts, words, table.shape[0] // words)
         if way == BY_NUMBER:
             sum_numbered(asked, shared, asked_rows, count, codes, distinct, units, leaves, more_words, more_shifts, sums)
         else:
@@ -296,19 +280,11 @@ def _answer(model, request, way, rows, room, count, intercept, farthest, grid, m
                 asked, shared, asked_rows, count, codes, distinct, units, leaves, more_words, more_shifts,
                 counts.reshape(parts, words), table.reshape(words, table.shape[0] // words), sums,
             )  # fmt: skip
-    at, to = _array(of, 20, np.float64), _array(of, 21, np.float64)
+    at, to = array_of(of, 20, np.float64), array_of(of, 21, np.float64)
     found, minus_odds = carray(margins, (count,)), carray(odds, (count,))
     for candidate in range(count):
         margin = sums[candidate] * grid
         found[candidate] = margin
-        minus_odds[candidate] = -interpolated(margin, at, to) if at.shape[0] else -margin
-
-
-# model: addresses_of the arrays of nodes, of terms, leaves, more_words, more_shifts, units, masks, codes, distinct, counts, table,
-# the calibrator's points at and to, none where it has no points. request: (features,) the request's values as doubles. way: of
-# BY_MASK, BY_NUMBER, BY_TABLE. rows: (parts, room), of which the first `count` are asked. What is found: margins (count,) and,
-# odds (count,), minus the log odds of the probabilities by the points. It keeps the interpreter's lock: nothing moves meanwhile.
-_INT, _ADDRESS, _DOUBLE = ctypes.c_int64, ctypes.c_void_p, ctypes.c_double
-answer: Any = ctypes.PYFUNCTYPE(
-    None, _ADDRESS, _ADDRESS, _INT, _ADDRESS, _INT, _INT, _INT, _DOUBLE, _DOUBLE, _ADDRESS, _ADDRESS
-)(_answer.address)
+        if at.shape[0]:
+            minus_odds[candidate] = -interpolated(margin, at, to)
+    return 0

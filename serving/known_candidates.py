@@ -7,7 +7,6 @@ So whether that place is the field "candidates" of the body, and the last of the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -61,14 +60,15 @@ class Store:
         if self._count == _ROOM or end > _WORDS:
             return False
         data = np.frombuffer(text, dtype=np.uint8)
-        value = np.uint64(kernels.hash_of(data))
-        place = kernels.place_of(data, 0, len(text), value, self.parts, self.table, self.words, self.data)
+        value = np.uint64(kernels.hash_of(data, 0, len(text)))
+        place = kernels.place_of(data, 0, len(text), value, self.parts, self.table, self.words)
         if place < 0 or self.table[place] != EMPTY:  # too many of nearly this hash; or here already
             return True
         first = self._first.setdefault(named, record)
         self.words[record], self.words[record + 1] = value, 0
         self.words[record + 2] = first << 32 | len(text) << 16 | len(answer)
         self.words[record + HEAD : record + HEAD + self.parts] = rows
+        self.words[end - text_words - answer_words : end] = 0  # what pads a text is part of its last word
         at = 8 * (record + HEAD + self.parts)
         self.data[at : at + len(text)] = data
         at += 8 * text_words
@@ -110,13 +110,12 @@ class Store:
         for record in old[old != EMPTY].tolist():
             at, length = 8 * (record + HEAD + self.parts), int(self.words[record + 2]) >> 16 & 0xFFFF
             text = self.data[at : at + length]
-            place = kernels.place_of(text, 0, length, self.words[record], self.parts, self.table, self.words, self.data)
+            place = kernels.place_of(text, 0, length, self.words[record], self.parts, self.table, self.words)
             if place >= 0:
                 self.table[place] = record
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct, gc=False):
     """The candidates of one request, all known. rows: (parts, candidates). rest: the body with MARK in their place."""
 
     store: Store
@@ -173,5 +172,4 @@ class KnownCandidates:
 
 def _is_plain(text: bytes, answer: bytes) -> bool:
     """Whether text_kernels.find_records would see this object's end, and a record holds it."""
-    simple = text.count(b"{") == 1 and text.count(b"}") == 1 and b"\\" not in text
-    return simple and max(len(text), len(answer)) <= _LONGEST
+    return text.count(b"}") == 1 and max(len(text), len(answer)) <= _LONGEST

@@ -39,6 +39,7 @@ class Metrics(Collector):
         self._seconds = {status: Histogram(cells, _SECONDS) for status in (*STATUSES, 0)}  # 0: any other
         self.stages = {stage: Histogram(cells, _SECONDS) for stage in STAGES}
         self._candidates = Histogram(cells, _CANDIDATES)
+        self._of_answer = [*self.stages.values(), self._candidates]
         self._scores = Histogram(cells, _CTR)
         self._degraded = {reason: Counter(cells) for reason in Reason}
         self.shed = {why: Counter(cells) for why in SHED}
@@ -51,9 +52,11 @@ class Metrics(Collector):
         self._answers = 0
         self._state: ServingState | None = None
 
-    def answered(self, *, reasons: Sequence[Reason], feature_age_us: int | None, scores: Float64) -> None:
-        """Count one answer; scores: the probabilities, shape (candidates,)."""
-        self._candidates.observe(len(scores))
+    def answered(
+        self, stages_s: Sequence[float], *, reasons: Sequence[Reason], feature_age_us: int | None, scores: Float64
+    ) -> None:
+        """Count one answer. stages_s: what each of STAGES took. scores: the probabilities, shape (candidates,)."""
+        Histogram.observe_each(self._of_answer, (*stages_s, len(scores)))
         for reason in reasons:
             self._degraded[reason].add()
         self._age.set(np.nan if feature_age_us is None else feature_age_us / 1e6)

@@ -10,14 +10,10 @@ from serving.served_raw import ServedRaw
 
 def observer(metrics: Metrics, served_log: ServedLog, raw: ServedRaw) -> Callable[[Served], None]:
     """To be called with each answer."""
-    features, score, encode = (metrics.stages[stage].observe for stage in ("features", "score", "encode"))
-
     def observe(served: Served) -> None:
-        features(served.read - served.asked.decoded)
-        score(served.ended - served.read)
-        encode(served.encoded - served.ended)
         asked, scored = served.asked, served.scored
-        metrics.answered(reasons=scored.reasons, feature_age_us=scored.freshness.age_us, scores=scored.probabilities)
+        stages_s = served.read - asked.decoded, served.ended - served.read, served.encoded - served.ended
+        metrics.answered(stages_s, reasons=scored.reasons, feature_age_us=scored.freshness.age_us, scores=scored.probabilities)
         if served_log.wants(asked.request_id):
             values = raw.taken(served), scored.as_of_us, scored.margins, scored.probabilities
             model = asked.engine.champion.version, asked.engine.champion.bundle.identity

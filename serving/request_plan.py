@@ -4,9 +4,10 @@ One round trip holds the clock, the request's own keys, its crosses (user x ad),
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from conf.contract import AS_OF, CLOCK, Contract
 from conf.personal import IdKey
@@ -36,12 +37,12 @@ class Found(NamedTuple):
     asked: dict[Any, tuple[bytes, int]]
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct, gc=False):
     """commands: the round trip; the places in it are indices of their replies, None where a key has no value.
 
-    texts: context column of a key -> canonical text. candidates: column -> values, `count` of each. request: each request key's place.
-    crosses: of each cross key, every candidate's value, and value -> place. known: in place of candidates, residents and crosses.
+    texts: context column of a key -> canonical text. candidates: column -> values, `count` of each. request: each request key's
+    place. crosses: of each cross key, every candidate's value, and value -> place. known: in place of candidates, residents and
+    crosses.
     """
 
     commands: list[bytes]
@@ -50,8 +51,8 @@ class Plan:
     candidates: dict[str, list[Any]]
     count: int
     request: list[int | None]
-    residents: list[Found] = field(default_factory=list)
-    crosses: list[tuple[list[Any], dict[Any, int | None]]] = field(default_factory=list)
+    residents: list[Found] = []
+    crosses: list[tuple[list[Any], dict[Any, int | None]]] = []
     known: "Asked | None" = None
 
 

@@ -99,6 +99,8 @@ class MaskScorer:
         self._keep(rows)
 
     def _keep(self, rows: int) -> None:
+        from serving.native import addresses_of
+
         model, kernels = self._model, self._kernels
         words, parts = model.words, len(model.nodes) - 1
         self._masks = np.empty((rows, words), dtype=np.uint64)
@@ -112,7 +114,7 @@ class MaskScorer:
         terms = [values for values in model.terms[0] if isinstance(values, np.ndarray)]
         kept = [self._units, self._masks, self._codes, self._distinct, self._counts, self._table]
         asked = [model.leaves, model.more_words, model.more_shifts]
-        self._addresses = kernels.addresses_of([*model.nodes[0], *terms, *asked, *kept, *model.points])
+        self._addresses = addresses_of([*model.nodes[0], *terms, *asked, *kept, *model.points])
         self._make_room(_MANY)
 
     def _make_room(self, candidates: int) -> None:
@@ -159,7 +161,7 @@ class MaskScorer:
 
 
 def probabilities_of_minus(odds: Float64) -> Float64:
-    """From minus the log odds, as Calibrator.probabilities has them: NumPy's own exponential, which is not everywhere the C one."""
+    """From minus the log odds, as Calibrator.probabilities: by NumPy's exponential, which is not everywhere the C library's."""
     powers = np.exp(odds)
     np.add(powers, 1.0, powers)
     return np.divide(1.0, powers, powers)

@@ -5,15 +5,10 @@ All that is known of a candidate stands together, so that a request touches one 
 the text, and what the answer says of it, each from a whole word on. `data` is the same memory as bytes.
 """
 
-import ctypes
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from serving.kernels import compiled
-
-from numba import carray, cfunc, types  # isort: skip  # serving/kernels.py says first how it compiles
+from serving.native import c_function, carray, compiled, prefetch, trailing_zeros, word_at
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
@@ -22,38 +17,61 @@ COUNTS = 1 << 16  # more than a request has candidates
 EMPTY = np.uint32(0xFFFF_FFFF)
 HEAD = 3  # words of a record before its rows
 _PROBES = 16  # looked at for one text; more would let a caller who knows the hash make everybody's look-ups long
-_SEED, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, of 64 bits
-_QUOTE, _BACKSLASH, _OPEN, _SHUT, _COMMA, _END, _SPACE = 0x22, 0x5C, 0x7B, 0x7D, 0x2C, 0x5D, 0x20
-_ONE, _EIGHT, _HALF, _LOW, _FIRST = np.uint64(1), np.uint64(8), np.uint64(32), np.uint64(0xFFFF), np.uint64(0)
-_16, _COUNTS = np.uint64(16), np.int64(COUNTS)
+_SEED, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x9E3779B97F4A7C15)  # odd, and of many bits
+_OPEN, _SHUT, _COMMA, _END, _SPACE = 0x7B, 0x7D, 0x2C, 0x5D, 0x20
+_ONE, _EIGHT, _HALF, _LOW = np.uint64(1), np.uint64(8), np.uint64(32), np.uint64(0xFFFF)
+_ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_ONES, _HIGHS, _SHUTS = (np.uint64(0x0101_0101_0101_0101 * byte) for byte in (1, 0x80, _SHUT))  # a byte, eight times
+_16 = np.uint64(16)
+_LINE = 64  # bytes of the cache's
+_SIZE_BITS = 31  # of a place in a body
+_SIZES = (1 << _SIZE_BITS) - 1
 
 
 @compiled
-def hash_of(data):  # type: ignore[no-untyped-def]
-    """Of a text's bytes."""
+def _word_of(text, at, end):  # type: ignore[no-untyped-def]
+    """The next eight bytes of text[at:end], zeros behind its end; as a processor reads them that has the lowest byte first."""
+    left = end - at
+    if at + 8 <= text.shape[0]:
+        word = word_at(text.ctypes.data + at)
+        return word if left >= 8 else word & ((_ONE << np.uint64(8 * left)) - _ONE)
+    word = np.uint64(0)
+    for n in range(min(left, 8)):
+        word |= np.uint64(text[at + n]) << np.uint64(8 * n)
+    return word
+
+
+@compiled
+def _mixed(value, word):  # type: ignore[no-untyped-def]
+    value = (value ^ word) * _PRIME
+    return value ^ (value >> _HALF)
+
+
+@compiled
+def hash_of(text, start, end):  # type: ignore[no-untyped-def]
+    """Of text[start:end]."""
     value = _SEED
-    for at in range(data.shape[0]):
-        value = (value ^ np.uint64(data[at])) * _PRIME
+    for at in range(start, end, 8):
+        value = _mixed(value, _word_of(text, at, end))
     return value
 
 
 @compiled
-def place_of(text, start, end, value, parts, table, words, data):  # type: ignore[no-untyped-def]
+def place_of(text, start, end, value, parts, table, words):  # type: ignore[no-untyped-def]
     """Where in `table` the record of text[start:end] with this hash stands, or may be put; -1 where there is no room for it."""
     last = np.uint64(table.shape[0] - 1)
-    mixed = value ^ (value >> _HALF)
     length = end - start
     for probe in range(_PROBES):
-        place = (mixed + np.uint64(probe)) & last
+        place = (value + np.uint64(probe)) & last
         record = table[place]
         if record == EMPTY:
             return np.int64(place)
         at = np.uint64(record)
         if words[at] == value and np.int64((words[at + np.uint64(2)] >> _16) & _LOW) == length:
-            of = (at + np.uint64(HEAD) + np.uint64(parts)) * _EIGHT
+            of = np.int64(record) + HEAD + parts
             same = True
-            for n in range(np.uint64(length)):
-                if data[of + np.uint64(n)] != text[np.uint64(start) + np.uint64(n)]:
+            for n in range((length + 7) // 8):
+                if words[of + n] != _word_of(text, start + 8 * n, end):
                     same = False
                     break
             if same:
@@ -61,69 +79,92 @@ def place_of(text, start, end, value, parts, table, words, data):  # type: ignor
     return np.int64(-1)
 
 
-_FIND = types.int64(
-    types.CPointer(types.uint8), types.int64, types.int64, types.CPointer(types.uint32), types.int64, types.CPointer(types.uint64),
-    types.int64, types.uint64, types.int64, types.CPointer(types.uint32), types.CPointer(types.int64), types.int64,
-)  # fmt: skip
+@compiled
+def _hashed(body, start, most, spans, hashes, table_from, last):  # type: ignore[no-untyped-def]
+    """How many objects there are from body[start] on, and where their array ends; (0, 0) where it is not written simply.
 
-
-@cfunc(_FIND, cache=True)
-def _find(text, start, length, table_of, places, words_of, room, stamp, parts, records_of, rows_of, most):  # type: ignore[no-untyped-def]
-    """See `find_records`."""
-    body, table, words = carray(text, (length,)), carray(table_of, (places,)), carray(words_of, (room,))
-    data = words.view(np.uint8)
-    records, rows = carray(records_of, (most,)), carray(rows_of, (parts, most))
-    count, at, size = 0, np.uint64(start), np.uint64(length)
+    spans: (most,) where each begins << _SIZE_BITS | where it ends. Their places in the table are asked for.
+    """
+    count, at, size = 0, np.uint64(start), np.uint64(body.shape[0])
     while True:
         while at < size and body[at] == _SPACE:
             at += _ONE
         if at >= size or body[at] != _OPEN or count == most:
-            return 0
-        begin, inside, value = at, False, _SEED
-        while at < size:
-            byte = body[at]
-            value = (value ^ np.uint64(byte)) * _PRIME
-            at += _ONE
-            if byte == _QUOTE:
-                inside = not inside
-            elif byte == _BACKSLASH:
-                return 0
-            elif byte == _SHUT and not inside:
+            return 0, 0
+        begin, value = at, _SEED
+        while True:  # to the first "}": what is known has no other, so if there is one in a text, it is not known
+            if at >= size:
+                return 0, 0
+            word = _word_of(body, np.int64(at), np.int64(size))
+            other = word ^ _SHUTS
+            shut = (other - _ONES) & ~other & _HIGHS  # the lowest bit that is set stands at the first one
+            if shut:
+                bits = np.uint64(trailing_zeros(shut)) + _ONE
+                at += bits >> np.uint64(3)
+                value = _mixed(value, word & (_ALL >> (np.uint64(64) - bits)))
                 break
-        place = place_of(body, np.int64(begin), np.int64(at), value, parts, table, words, data)
-        if place < 0 or table[place] == EMPTY:
-            return 0
-        record = table[place]
-        first = words[np.uint64(record) + np.uint64(2)] >> _HALF
-        if words[first + _ONE] == stamp:
-            return 0
-        words[first + _ONE] = stamp
-        records[count] = record
-        for part in range(parts):
-            rows[part, count] = words[np.uint64(record) + np.uint64(HEAD) + np.uint64(part)]
+            value = _mixed(value, word)
+            at += _EIGHT
+        prefetch(table_from + 4 * np.int64(value & last))
+        spans[count], hashes[count] = np.int64(begin) << _SIZE_BITS | np.int64(at), value
         count += 1
         while at < size and body[at] == _SPACE:
             at += _ONE
         if at >= size:
-            return 0
+            return 0, 0
         if body[at] == _END:
-            return np.int64(at) * _COUNTS + count
+            return count, np.int64(at)
         if body[at] != _COMMA:
-            return 0
+            return 0, 0
         at += _ONE
 
 
-_WRITE = types.int64(
-    types.CPointer(types.uint32), types.int64, types.int64, types.CPointer(types.uint64), types.int64, types.CPointer(types.uint8),
-    types.int64, types.CPointer(types.uint8), types.int64,
-)  # fmt: skip
+@c_function("bytes", "int", "int", "uint32*", "int", "uint64*", "int", "int", "int", "uint32*", "int64*", "int")
+def find_records(text, start, length, table_at, places, words_at, room, stamp, parts, records_at, rows_at, most):  # type: ignore[no-untyped-def]
+    """Where the array ends * COUNTS + how many, of the JSON array whose first byte after "[" is text[start].
+
+    Their records go to `records`, their rows to `rows` (parts, most). 0 where a candidate is not known, stands twice, is one too
+    many, or is not written as simply as those that are known. length, places, room: of the text, the table, the words.
+    stamp: a number that no record bears yet.
+    """
+    body, table, words = carray(text, (length,)), carray(table_at, (places,)), carray(words_at, (room,))
+    records, rows = carray(records_at, (most,)), carray(rows_at, (parts, most))
+    spans, hashes = np.empty(most, np.int64), np.empty(most, np.uint64)
+    table_from, words_from, last = np.int64(table.ctypes.data), np.int64(words.ctypes.data), np.uint64(places - 1)
+    count, end = _hashed(body, start, most, spans, hashes, table_from, last)
+    for n in range(count):  # each pass asks memory for what the next one reads
+        record = table[hashes[n] & last]
+        if record != EMPTY:
+            prefetch(words_from + 8 * np.int64(record))
+            prefetch(words_from + 8 * np.int64(record) + _LINE)
+    for n in range(count):
+        begin, stop = spans[n] >> _SIZE_BITS, spans[n] & _SIZES
+        place = place_of(body, begin, stop, hashes[n], parts, table, words)
+        if place < 0 or table[place] == EMPTY:
+            return 0
+        record = table[place]
+        first = words[np.uint64(record) + np.uint64(2)] >> _HALF
+        if words[first + _ONE] == np.uint64(stamp):
+            return 0
+        words[first + _ONE] = np.uint64(stamp)
+        records[n] = record
+        for part in range(parts):
+            rows[part, n] = words[np.uint64(record) + np.uint64(HEAD) + np.uint64(part)]
+    return end * COUNTS + count
 
 
-@cfunc(_WRITE, cache=True)
-def _write(records_of, count, parts, words_of, room, text, length, out_of, size):  # type: ignore[no-untyped-def]
-    """See `write_predictions`."""
-    records, words, numbers, out = carray(records_of, (count,)), carray(words_of, (room,)), carray(text, (length,)), carray(out_of, (size,))
-    data = words.view(np.uint8)
+@c_function("uint32*", "int", "int", "uint64*", "int", "bytes", "int", "uint8*", "int")
+def write_predictions(records_at, count, parts, words_at, room, text, length, out_at, size):  # type: ignore[no-untyped-def]
+    """Bytes written to `out`: of each record what the answer says, its number, "}", and commas.
+
+    text: the numbers, a JSON array. room, length, size: of the words, the text, `out`.
+    """
+    records, words = carray(records_at, (count,)), carray(words_at, (room,))
+    numbers, out = carray(text, (length,)), carray(out_at, (size,))
+    data, words_from = words.view(np.uint8), np.int64(words.ctypes.data)
+    for n in range(count):
+        prefetch(words_from + 8 * np.int64(records[n]))
+        prefetch(words_from + 8 * np.int64(records[n]) + _LINE)
     to, at = np.uint64(0), np.uint64(1)
     for n in range(count):
         record = np.uint64(records[n])
@@ -144,25 +185,7 @@ def _write(records_of, count, parts, words_of, room, text, length, out_of, size)
     return np.int64(to) - 1
 
 
-_INT, _ADDRESS, _BYTES = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
-
-# (body, start, its length, table, its length, words, their number, stamp, parts, records, rows, most) -> where the array ends *
-# COUNTS + how many. The JSON array is the one whose first byte after "[" is body[start]. Their records go to `records`, their
-# rows to `rows` (parts, most). 0 where a candidate is not known, stands twice, is one too many, or is not written as simply as
-# those that are known. stamp: a number that no record bears yet.
-find_records: Any = ctypes.PYFUNCTYPE(
-    _INT, _BYTES, _INT, _INT, _ADDRESS, _INT, _ADDRESS, _INT, _INT, _INT, _ADDRESS, _ADDRESS, _INT
-)(_find.address)
-# (records, how many, parts, words, their number, numbers, their length, out, its length) -> bytes written to `out`: of each record
-# what the answer says, its number, "}", and commas. numbers: a JSON array's text.
-write_predictions: Any = ctypes.PYFUNCTYPE(
-    _INT, _ADDRESS, _INT, _INT, _ADDRESS, _INT, _BYTES, _INT, _ADDRESS, _INT
-)(_write.address)
-
-
 def warm_up() -> None:
     """Compile what adds a record, so that no request waits for it."""
-    text, words = np.frombuffer(b"{}", dtype=np.uint8), np.zeros(8, dtype=np.uint64)
-    table, data = np.full(2, EMPTY, dtype=np.uint32), words.view(np.uint8)
-    value: Any = np.uint64(hash_of(text))
-    place_of(text, 0, 2, value, 1, table, words, data)
+    text, words, table = np.frombuffer(b"{}", dtype=np.uint8), np.zeros(8, dtype=np.uint64), np.full(2, EMPTY, dtype=np.uint32)
+    place_of(text, 0, 2, np.uint64(hash_of(text, 0, 2)), 1, table, words)

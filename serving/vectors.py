@@ -54,7 +54,10 @@ class PartVectors:
         return np.concatenate([ratios, np.log1p(rows.take(self._logged, 1))], axis=1)
 
     def of_one(self, counters: list[float], direct: list[float], prior: float) -> list[float]:
-        """(features,) of one row, doubles that are still to be rounded. Counters are small numbers, and the same ones come again: their formulas' values are kept."""
+        """(features,) of one row, doubles that are still to be rounded.
+
+        Counters are small numbers, and the same ones come again: their formulas' values are kept.
+        """
         if prior != self._prior or len(self._ratios) > _KEPT or len(self._logs) > _KEPT:
             self._ratios, self._logs, self._prior = {}, {}, prior
         ratios, logs = self._ratios, self._logs

@@ -15,6 +15,8 @@ from serving.state import ServingState
 
 NOTHING = ServingState("", "", None)
 
+_STAGES_S = 0.001, 0.002, 0.003
+
 
 def _samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
     page = metrics.text(NOTHING).decode()
@@ -28,7 +30,7 @@ def test_workers_are_added_up_and_a_new_one_goes_on_where_the_dead_one_was() -> 
         for metrics, times in ((first, 2), (second, 3)):
             for _ in range(times):
                 metrics.took(0.0007, 200)
-                metrics.answered(reasons=[Reason.NO_MODEL], feature_age_us=times * 1_000_000, scores=np.full(10, 0.02))
+                metrics.answered(_STAGES_S, reasons=[Reason.NO_MODEL], feature_age_us=times * 1_000_000, scores=np.full(10, 0.02))
         again = Metrics(Cells(file, workers=3, slot=0))
         again.took(0.1, 503)
         found = _samples(again)
@@ -77,7 +79,7 @@ def test_observing_a_request_costs_microseconds() -> None:
     def one_request() -> None:
         for stage in metrics.stages.values():
             stage.observe(0.0001)
-        metrics.answered(reasons=[], feature_age_us=1, scores=scores)
+        metrics.answered(_STAGES_S, reasons=[], feature_age_us=1, scores=scores)
         metrics.took(0.0003, 200)
 
     best = math.inf

@@ -116,8 +116,11 @@ def _points(number: int) -> Calibrator:
 
 @pytest.mark.parametrize(
     "calibrator",
-    [*map(_points, (1, 2, 3, 40, 300)), Calibrator("shift", (0.1,)), Calibrator("platt", (0.9, 0.1)), Calibrator("beta", (1.1, 0.9, 0.2))],
-)
+    [
+        *map(_points, (1, 2, 3, 40, 300)), Calibrator("shift", (0.1,)), Calibrator("platt", (0.9, 0.1)),
+        Calibrator("beta", (1.1, 0.9, 0.2)),
+    ],
+)  # fmt: skip
 def test_probabilities_are_the_calibrator_s(calibrator: Calibrator) -> None:
     bundle = _bundle(_trained(30, 3), calibrator=calibrator)
     for parts in (_parts(REQUEST, AD, CROSS), _parts(REQUEST + CROSS, AD)):
