@@ -86,7 +86,7 @@ def test_known_candidates_are_answered_as_the_plain_route_does(started: Started,
         hot, plain = (started.client.post(PREDICT, json=request, headers=headers) for headers in (HOT, PLAIN))
         assert hot.status_code == plain.status_code == 200
         assert hot.json() == plain.json()
-        by_text += started.served[-1].plan.known is not None
+        by_text += started.served[-1].asked.plan.known is not None
     assert by_text > 50
 
 
@@ -95,7 +95,7 @@ def test_a_changed_body_is_refused_or_answered_as_by_the_plain_route(started: St
     whole = json.dumps(random_request(demo, draw), ensure_ascii=False)
     for _ in range(3):
         started.client.post(PREDICT, content=whole.encode(), headers=HOT)
-    assert started.served[-1].plan.known is not None
+    assert started.served[-1].asked.plan.known is not None
     words = '"candidates_"', '"c\\u0061ndidates"', '"context"', '"request_id"'
     bodies = [whole.replace('"candidates"', word) for word in words]
     more = ', "candidates": []}', ', "candidates": 7}', ', "c\\u0061ndidates": []}', ', "x": 1}'
@@ -122,7 +122,7 @@ def test_a_new_ad_s_counters_replace_what_was_known_of_it(started: Started, demo
 
     for _ in range(3):
         before = answer(HOT)
-    assert started.served[-1].plan.known is not None
+    assert started.served[-1].asked.plan.known is not None
     counted = [name for name in demo.counter_columns if not name.endswith("_us")]
     row: dict[str, int | None] = {name: 900 if name.startswith("impressions") else 400 for name in counted}
     fill(redis_address, demo, {("ad", ("an ad to come",)): row})
