@@ -115,6 +115,20 @@ def test_a_full_folder_and_one_that_cannot_be_written_lose_rows_and_nothing_else
     assert metrics.dropped["disk"].total == 6
 
 
+def test_a_record_that_cannot_be_read_costs_its_file_and_no_later_one(make_log: Log, demo: Contract, folder: Path) -> None:
+    def defect(_: Any) -> pa.RecordBatch:
+        raise ValueError("a defect")
+
+    log, metrics = make_log()
+    for record in (_record(demo), replace(_record(demo), batch=defect)):
+        log.offer(record)
+    log.flush()
+    assert (metrics.dropped["disk"].total, metrics.logged.total) == (4, 0)
+    log.offer(_record(demo))
+    log.flush()
+    assert len(_rows(folder)) == metrics.logged.total == 2
+
+
 def test_records_that_come_while_it_writes_are_all_kept(make_log: Log, demo: Contract, folder: Path) -> None:
     log, metrics = make_log(waiting_rows=1_000_000, every_s=0.001)
     log.start()
