@@ -6,7 +6,7 @@ request looked up. All of it runs in one loop and between awaits, so no request 
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -157,6 +157,31 @@ class CandidateRows:
         elif not rows:
             rows.append([0] * count)
         return np.array(rows, dtype=np.intp) + self._base
+
+    def lasting(self, plan: Plan) -> bool:
+        """Whether every candidate's rows were there when the plan was made, and are the same ones now."""
+        for table, found in zip(self._residents.keys.values(), plan.residents, strict=True):
+            if found.asked or list(map(table.rows_of, found.values)) != found.rows:
+                return False
+        return True
+
+    def residents_of(self, plan: Plan, answered: bool) -> Iterator[tuple[str, Rows, dict[int, int]]]:
+        """Where an answer's counters are, in the turn of the loop that has scored it with usable ones: of each resident key the
+        (candidates,) rows in its table, and the candidates that found no row there, each with the place of its reply.
+
+        answered: whether Redis did.
+        """
+        if plan.known:
+            for key, known, base in zip(self._room, plan.known.rows, self._base, strict=False):  # behind them are categories
+                yield key, known - base, {}
+            return
+        for key, found in zip(self._room, plan.residents, strict=True):
+            rows, in_replies = found.rows, dict[int, int]()
+            if found.asked and answered:
+                rows_of = self._residents.keys[key].rows_of  # what was learned has a row by now
+                rows = [rows_of(value) if row is None else row for row, value in zip(rows, found.values, strict=True)]
+                in_replies = {n: found.asked[found.values[n]][1] for n, row in enumerate(rows) if row is None}
+            yield key, np.array([UNAVAILABLE if row is None else row for row in rows], dtype=np.intp), in_replies
 
     @property
     def known(self) -> "KnownCandidates | None":

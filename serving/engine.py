@@ -1,7 +1,7 @@
 """One model, ready to answer: from a request's plan and Redis' replies to probabilities, equal to the bundle's to the bit."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +76,12 @@ class Engine:
         return self._rows.known
 
     def rows_of(self, plan: Plan) -> "Rows | None":
-        """(parts, candidates) rows of a plan's candidates; None where one was not in memory when the plan was made."""
-        return None if any(found.asked for found in plan.residents) else self._rows.rows(plan, None, True)
+        """(parts, candidates) rows of a plan's candidates, for as long as none of them moves; None where one has none, or did."""
+        return self._rows.rows(plan, None, True) if self._rows.lasting(plan) else None
+
+    def residents_of(self, plan: Plan, answered: bool) -> Iterable[tuple[str, "Rows", dict[int, int]]]:
+        """See CandidateRows.residents_of."""
+        return self._rows.residents_of(plan, answered)
 
     def score(self, plan: Plan, replies: Sequence[Any] | Reason, time_us: int) -> Scored:
         """The answer at time_us (microseconds since the epoch). replies: to the plan's commands, or why there are none."""

@@ -197,7 +197,7 @@ def sum_by_table(  # type: ignore[no-untyped-def]
     for candidate in range(count):
         row = codes[rows[0, candidate]]
         a, b, c, d = np.int32(0), np.int32(0), np.int32(0), np.int32(0)  # four sums, that none waits for the one before
-        at, word = np.uint64(0), np.uint64(0)
+        at = word = np.uint64(0)
         while word < fours:
             a += flat[at + np.uint64(row[word])]
             b += flat[at + stride + np.uint64(row[word + np.uint64(1)])]

@@ -45,6 +45,7 @@ class Store:
         self.data = self.words.view(np.uint8)
         self.stamp = 0
         self.longest = 0  # of what the answer says of a candidate
+        self.texts = set[bytes]()  # of all records: to look here costs a tenth of the compiled way
         self._first: dict[Any, int] = {}
         self._count, self._end = 0, 0
         # what the kernels work in, and where it is: asking NumPy for an address takes longer than many a step
@@ -74,6 +75,7 @@ class Store:
         at += 8 * text_words
         self.data[at : at + len(answer)] = np.frombuffer(answer, dtype=np.uint8)
         self.table[place] = record
+        self.texts.add(text)
         self._count, self._end, self.longest = self._count + 1, end, max(self.longest, len(answer))
         if 2 * self._count > len(self.table):
             self._grow()
@@ -161,7 +163,7 @@ class KnownCandidates:
             self._store = Store(self._parts, self._most)
         texts = map(bytes, _decode_texts(body).candidates)
         for text, name, answer, row in zip(texts, named, answers, rows.T.tolist(), strict=True):
-            if _is_plain(text, answer) and not self._store.add(text, name, answer, row):
+            if text not in self._store.texts and _is_plain(text, answer) and not self._store.add(text, name, answer, row):
                 self.forget()
                 return
 

@@ -1,7 +1,7 @@
 """Keeps what was answered, for monitoring and replay: lossy by choice, so that it never costs a request its answer.
 
-A request hands over a record, which costs an addition and an append; a thread turns the records into rows and writes them to
-files that appear whole. Where memory, the folder or the disk is full, records are let go, and counted.
+A request hands over a record, which costs an addition and an append; a thread makes columns of many records together and writes
+them to files that appear whole. Where memory, the folder or the disk is full, records are let go, and counted.
 """
 
 import logging
@@ -9,10 +9,13 @@ import threading
 import uuid
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,22 +27,28 @@ from serving.metrics import Metrics
 
 Float64 = npt.NDArray[np.float64]
 
+_TOGETHER = 4000  # candidates
+
 log = logging.getLogger("clickodds.serving")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One answer. raw: its raw values, a batch of `raw_schema` with a row for each candidate, or what makes it, called in the
-    writer's thread. margins: log odds, None where no model answered. margins, scores: shape (candidates,)."""
+    """One answer. margins: log odds, None where no model answered. margins, scores: shape (candidates,).
+
+    raw: its raw values. batch: makes of those of several records a batch of `raw_schema`, a row for each candidate, and is called
+    in the writer's thread; as it stands, raw is such a batch itself.
+    """
 
     request_id: str
-    raw: pa.RecordBatch | Callable[[], pa.RecordBatch]
+    raw: Any
     as_of_us: int | None
     margins: Float64 | None
     scores: Float64
     model_version: str
     model_identity: str
     reasons: Sequence[str]
+    batch: Callable[[Sequence[Any]], pa.RecordBatch] = pa.concat_batches
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class ServedLog:
         if not records:
             return
         try:
-            self._write(pa.Table.from_batches([_rows(record, self._schema) for record in records]))
+            self._write(pa.Table.from_batches([_rows(some, self._schema) for some in _together(records)]))
         except Exception as error:  # a full disk, a folder that is gone, and whatever else a file system thinks of
             self._metrics.dropped["disk"].add(rows)
             self._say(f"{type(error).__name__}: {error}")
@@ -140,21 +149,41 @@ class ServedLog:
         self._trouble = trouble
 
 
-def _rows(record: Record, schema: pa.Schema) -> pa.RecordBatch:
-    raw = record.raw if isinstance(record.raw, pa.RecordBatch) else record.raw()
-    count = raw.num_rows
-    answered = {
-        "request_id": [record.request_id] * count,
-        "candidate_number": list(range(count)),
-        "as_of_us": [record.as_of_us] * count,
-        "margin": [None] * count if record.margins is None else record.margins,
-        "ctr": record.scores,
-        "model_version": [record.model_version] * count,
-        "model_identity": [record.model_identity] * count,
-        "reasons": [list(record.reasons)] * count,
+def _together(records: Sequence[Record]) -> Iterator[list[Record]]:
+    """All of them in order, so many at once that a column's price is shared, so few that no step holds the interpreter long."""
+    some: list[Record] = []
+    rows = 0
+    for record in records:
+        some.append(record)
+        rows += len(record.scores)
+        if rows >= _TOGETHER:
+            yield some
+            some, rows = [], 0
+    if some:
+        yield some
+
+
+def _rows(records: Sequence[Record], schema: pa.Schema) -> pa.RecordBatch:
+    counts = [len(record.scores) for record in records]
+    of_record = np.repeat(np.arange(len(records)), counts)
+    by_record: dict[str, list[Any]] = {
+        "request_id": [record.request_id for record in records],
+        "as_of_us": [record.as_of_us for record in records],
+        "model_version": [record.model_version for record in records],
+        "model_identity": [record.model_identity for record in records],
+        "reasons": [list(record.reasons) for record in records],
     }
-    columns = [pa.array(answered[f.name], f.type) if f.name in answered else raw.column(f.name) for f in schema]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    places = pa.array(of_record)
+    columns = {name: pa.array(values, schema.field(name).type).take(places) for name, values in by_record.items()}
+    first = np.cumsum(counts) - counts
+    columns["candidate_number"] = pa.array((np.arange(len(of_record)) - first[of_record]).astype(np.int32))
+    margins = [np.zeros_like(record.scores) if record.margins is None else record.margins for record in records]
+    unknown = np.array([record.margins is None for record in records])
+    columns["margin"] = pa.array(np.concatenate(margins), mask=unknown[of_record])
+    columns["ctr"] = pa.array(np.concatenate([record.scores for record in records]))
+    raw = pa.concat_batches([batch([record.raw for record in some]) for batch, some in groupby(records, attrgetter("batch"))])
+    arrays = [columns[field.name] if field.name in columns else raw.column(field.name) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _size(path: Path) -> int:

@@ -41,6 +41,13 @@ def exact_bundle(contract: Contract, *, ridge: bool = True) -> Bundle:
     return make_bundle(contract, trees=trees, ridge=part if ridge else None)
 
 
+def without_crosses(contract: Contract) -> Contract:
+    """Its candidates' rows follow from their text alone, so they may be known by it."""
+    candidate = contract.columns_of("candidate").keys()
+    one_sided = {key: columns for key, columns in contract.keys.items() if len({column in candidate for column in columns}) < 2}
+    return contract.model_copy(update={"keys": one_sided})
+
+
 def fill(address: str, contract: Contract, counters: Entities) -> None:
     """Counters by key and canonical values, and the clock."""
     host, _, port = address.partition(":")

@@ -45,7 +45,7 @@ def test_both_routes_answer_alike(
         assert hot.status_code == plain.status_code == 200, hot.text
         assert len(served) == number + 1, "the hot route has answered one of the two"
         assert hot.json() == plain.json()
-        assert served[-1].request_id == "r"
+        assert served[-1].asked.request_id == "r"
         different.update(p["ctr"] for p in hot.json()["predictions"])
     assert len(different) > 300
     assert metrics.plain.total == 100
@@ -75,7 +75,7 @@ def test_its_raw_values_are_the_plain_route_s(
             request = random_request(contract, draw) | {"time": (AS_OF_TIME + late).isoformat()}
             for headers in (HOT, PLAIN):
                 client.post(PREDICT, json=request, headers=headers)
-            batch = fast.raw.taken(served[-1])()
+            batch = fast.raw.batch([fast.raw.taken(served[-1])])
             assert batch.schema == read[-1].batch.schema
             for column in batch.schema.names:
                 if not column.endswith("_us"):

@@ -8,9 +8,21 @@ import numpy as np
 import pytest
 
 from conf.contract import Contract
+from feature_repo.redis_layout import encode_int64
 from serving.app import PREDICT
-from serving.known_candidates import KnownCandidates
-from tests.serving.both_routes import HOT, PLAIN, Start, Started, every_entity, exact_bundle, fill, random_request
+from serving.known_candidates import KnownCandidates, Store
+from tests.serving.both_routes import (
+    HOT,
+    NOW,
+    PLAIN,
+    Start,
+    Started,
+    every_entity,
+    exact_bundle,
+    fill,
+    random_request,
+    without_crosses,
+)
 
 _NAMES = [f"a{n}" for n in range(40)]
 
@@ -55,6 +67,19 @@ def test_what_is_not_known_to_the_letter_is_not_found(known: KnownCandidates, ca
     assert known.find(f'{{"candidates": {candidates}, "context": {{}}}}'.encode()) is None
 
 
+def test_what_is_known_is_not_learned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, added, add = KnownCandidates(parts=1, most=50), list[bytes](), Store.add
+
+    def watched(store: Store, text: bytes, *rest: Any) -> bool:
+        added.append(text)
+        return add(store, text, *rest)
+
+    monkeypatch.setattr(Store, "add", watched)
+    for names in (_NAMES[:3], _NAMES[1:4]):
+        made.learn(_body(names), [(name,) for name in names], [b"{"] * 3, np.arange(3)[None])
+    assert [json.loads(text)["ad_id"] for text in added] == _NAMES[:4]
+
+
 def test_all_are_forgotten_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.known_candidates._ROOM", 30)
     small = KnownCandidates(parts=1, most=50)
@@ -71,9 +96,8 @@ def test_two_texts_of_one_candidate_are_one(known: KnownCandidates) -> None:
 
 
 @pytest.fixture
-def started(demo: Contract, redis_address: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> Started:
-    """An application of a contract without crosses, that writes nothing down: so candidates may be known by their text."""
-    contract = demo.model_copy(update={"keys": {key: columns for key, columns in demo.keys.items() if key != "user_campaign"}})
+def started(demo: Contract, redis_address: str, start: Start) -> Started:
+    contract = without_crosses(demo)
     fill(redis_address, contract, every_entity(contract, np.random.default_rng(5)))
     return start(contract, exact_bundle(contract), redis_address)
 
@@ -129,3 +153,28 @@ def test_a_new_ad_s_counters_replace_what_was_known_of_it(started: Started, demo
         if (now := answer(HOT)) != before:
             break
     assert now == answer(PLAIN) != before
+
+
+def test_a_plan_that_was_overtaken_teaches_nothing(started: Started, demo: Contract) -> None:
+    """Its candidate was new when it was made, and has a row by the time of the answer."""
+    engine, table = started.in_force.state.engine, started.fast.residents.keys["ad"]
+    assert engine is not None
+    candidate = {"ad_id": "an ad to come", "campaign_id": "campaign_id-1"}
+    context = {"user_id": "user_id-1", "placement_id": "placement_id-1", "device": "device-1"}
+    request = {"request_id": "r", "time": NOW, "context": context, "candidates": [candidate]}
+    assert started.client.post(PREDICT, json=request, headers=HOT).status_code == 200
+    body = json.dumps(request).encode()
+    hot = started.fast.route(started.client.app, PREDICT, lambda: engine, lambda _: None)
+
+    async def overtaken(by: list[bytes]) -> bool:
+        prepared = hot.prepared(engine, body)
+        assert not prepared.plan.residents[0].asked
+        replies = await hot.reader.ask(prepared.plan.commands, 10)
+        table.put([table.reader.redis_key(["an ad to come"])], [by])
+        hot.finished(prepared, replies)
+        return engine.known is not None and engine.known.find(body) is not None
+
+    portal, counters = started.client.portal, len(table.reader.new)
+    assert portal is not None
+    assert not portal.call(overtaken, [encode_int64(9)] * counters)
+    assert portal.call(overtaken, [encode_int64(10)] * counters), "a row that stays the same one may be known"

@@ -59,7 +59,7 @@ def test_a_row_is_a_candidate_as_it_was_answered(make_log: Log, demo: Contract, 
     log, metrics = make_log()
     record = _record(demo)
     log.offer(record)
-    log.offer(replace(record, request_id="r-2", raw=lambda: record.raw, margins=None))
+    log.offer(replace(record, request_id="r-2", raw=1, batch=lambda raw: record.raw.slice(0, 2 * sum(raw)), margins=None))
     log.flush()
     rows = _rows(folder)
     assert [(row["request_id"], row["candidate_number"], row["margin"]) for row in rows] == [
@@ -113,6 +113,20 @@ def test_a_full_folder_and_one_that_cannot_be_written_lose_rows_and_nothing_else
     blocked.offer(_record(demo))
     blocked.flush()
     assert metrics.dropped["disk"].total == 6
+
+
+def test_a_record_that_cannot_be_read_costs_its_file_and_no_later_one(make_log: Log, demo: Contract, folder: Path) -> None:
+    def defect(_: Any) -> pa.RecordBatch:
+        raise ValueError("a defect")
+
+    log, metrics = make_log()
+    for record in (_record(demo), replace(_record(demo), batch=defect)):
+        log.offer(record)
+    log.flush()
+    assert (metrics.dropped["disk"].total, metrics.logged.total) == (4, 0)
+    log.offer(_record(demo))
+    log.flush()
+    assert len(_rows(folder)) == metrics.logged.total == 2
 
 
 def test_records_that_come_while_it_writes_are_all_kept(make_log: Log, demo: Contract, folder: Path) -> None:
