@@ -197,18 +197,14 @@ def sum_by_table(  # type: ignore[no-untyped-def]
     for candidate in range(count):
         row = codes[rows[0, candidate]]
         a, b, c, d = np.int32(0), np.int32(0), np.int32(0), np.int32(0)  # four sums, that none waits for the one before
-        at = word = np.uint64(0)
-        while word < fours:
+        for word in range(np.uint64(0), fours, np.uint64(4)):
+            at = word * stride
             a += flat[at + np.uint64(row[word])]
             b += flat[at + stride + np.uint64(row[word + np.uint64(1)])]
             c += flat[at + np.uint64(2) * stride + np.uint64(row[word + np.uint64(2)])]
             d += flat[at + np.uint64(3) * stride + np.uint64(row[word + np.uint64(3)])]
-            at += np.uint64(4) * stride
-            word += np.uint64(4)
-        while word < words:
-            a += flat[at + np.uint64(row[word])]
-            at += stride
-            word += np.uint64(1)
+        for word in range(fours, words):
+            a += flat[word * stride + np.uint64(row[word])]
         sums[candidate] = shared + units[rows[0, candidate]] + (a + b + c + d)
 
 

@@ -254,13 +254,13 @@ def test_one_round_trip_reads_each_key_once_and_the_clock_first(
     demo: Contract, filled_redis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
-    ask = RedisLink.ask
+    ask_then = RedisLink.ask_then
 
-    def spied(self: RedisLink, commands: Sequence[bytes]) -> Any:
+    def spied(self: RedisLink, commands: Sequence[bytes], told: Any) -> None:
         sent.append(b"".join(commands))
-        return ask(self, commands)
+        ask_then(self, commands, told)
 
-    monkeypatch.setattr(RedisLink, "ask", spied)
+    monkeypatch.setattr(RedisLink, "ask_then", spied)
     candidates = [{"ad_id": f"a{n % 50}", "campaign_id": f"c{n % 4}"} for n in range(200)]
 
     async def use(features: OnlineFeatures) -> None:
