@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import hiredis
+import msgspec
 
 from conf.redis_address import RedisAddress
 from serving.deadlines import Deadlines
@@ -50,11 +51,10 @@ class Link(Protocol):
 Connect = Callable[[RedisAddress, OnPush | None], Awaitable[Link]]
 
 
-class _Ask:
-    __slots__ = ("count", "replies", "told")
-
-    def __init__(self, count: int, told: Told) -> None:
-        self.count, self.told, self.replies = count, told, list[Any]()
+class _Ask(msgspec.Struct, gc=False):
+    count: int
+    told: Told
+    replies: list[Any] = []
 
 
 class RedisLink(asyncio.Protocol):
@@ -158,22 +158,22 @@ def _tell(ask: _Ask, said: list[Any] | LinkError) -> None:
         log.exception("an answer of redis could not be used")
 
 
-class _Question:
+class _Question(msgspec.Struct, gc=False):
     """To the reader, until it is answered or late."""
 
-    __slots__ = ("_done", "_reader", "_seconds", "ended")
-
-    def __init__(self, reader: "RedisReader", seconds: float, done: Callable[[list[Any] | Reason], None]) -> None:
-        self._reader, self._seconds, self._done, self.ended = reader, seconds, done, False
+    reader: "RedisReader"
+    seconds: float
+    done: Callable[[list[Any] | Reason], None]
+    ended: bool = False
 
     def told(self, said: list[Any] | LinkError) -> None:
         if not self.ended:
             self.ended = True
-            self._done(self._reader.judged(said))
+            self.done(self.reader.judged(said))
 
     def late(self) -> None:
         self.ended = True
-        self._done(self._reader.was_late(self._seconds))
+        self.done(self.reader.was_late(self.seconds))
 
 
 class RedisReader:
