@@ -35,7 +35,7 @@ def beside_serving(folder: Path) -> dict[str, Any]:
         world.fill(address)
         with ours(environment_of(state, address)) as (pid, port, _), started(PACED, folder, address, "full") as engine:
             _line_of(engine, "warm")
-            rate = _LOAD * 1e6 / closed_loop(Client(port), pid, requests, seconds=5)
+            rate = _LOAD * 1e6 / closed_loop([Client(port)], pid, requests, seconds=5)
             calm = _load(port, requests, rate)
             engine.stdin.write("go\n")  # type: ignore[union-attr]  # it is a pipe
             engine.stdin.flush()  # type: ignore[union-attr]

@@ -25,7 +25,7 @@ import numpy as np
 from bench.report import write_section
 from bench.serving_costs import ours, seen_after, start_and_memory, under_updates
 from bench.serving_load import GET, Client, as_post, closed_loop, fresh, open_loop, wait_for
-from bench.serving_page import NAMES, page
+from bench.serving_page import CPU, NAMES, page
 from bench.serving_world import SHAPES, Shape, World, install, write_contract
 from conf.environment import environment
 from conf.redis_server import free_port, redis_server
@@ -77,13 +77,14 @@ def main() -> int:
 
 
 def _measured(bed: Bed, args: argparse.Namespace) -> dict[str, Any]:
-    cpu: dict[str, dict[str, float]] = {}
+    result: dict[str, Any] = {CPU[connections]: {} for connections in CPU}
     for size in args.sizes:
         bodies = bed.world.requests(size, _DISTINCT, seed=size)
-        rounds = [{name: _closed(bed, name, bodies, args.seconds) for name in bed.servers} for _ in range(args.rounds)]
-        cpu[str(size)] = {name: round(median(one[name] for one in rounds), 1) for name in bed.servers}
-        print(bed.shape.name, size, cpu[str(size)], file=sys.stderr, flush=True)
-    result: dict[str, Any] = {"cpu_us": cpu}
+        for connections, name_of in CPU.items():
+            rounds = [{n: _closed(bed, n, bodies, args.seconds, connections) for n in bed.servers} for _ in range(args.rounds)]
+            result[name_of][str(size)] = {n: round(median(one[n] for one in rounds), 1) for n in bed.servers}
+            print(bed.shape.name, size, connections, result[name_of][str(size)], file=sys.stderr, flush=True)
+    cpu = result["cpu_us"]
     if {"ours", "route"} <= set(bed.servers):
         result |= {"compared": args.compared, "mismatches": _mismatches(bed, args.compared)}
     if "ours" in bed.servers and args.open:
@@ -102,16 +103,17 @@ def _measured(bed: Bed, args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _closed(bed: Bed, name: str, bodies: Sequence[bytes], seconds: float) -> float:
+def _closed(bed: Bed, name: str, bodies: Sequence[bytes], seconds: float, connections: int) -> float:
     pid, port = bed.servers[name]
-    client = Client(port)
+    clients = [Client(port) for _ in range(connections)]
     requests = [GET] if name == "empty" else [as_post(b, content_type=_type(name)) for b in bodies]
-    for request in requests[: 20 if name in ("naive", "feast_sdk") else _DISTINCT]:
-        client.ask(request)
+    for request in requests[: _DISTINCT if name in ("ours", "empty") else 20]:
+        clients[0].ask(request)
     try:
-        return closed_loop(client, pid, requests, seconds)
+        return closed_loop(clients, pid, requests, seconds)
     finally:
-        client.close()
+        for client in clients:
+            client.close()
 
 
 def _type(name: str) -> str:

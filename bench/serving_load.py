@@ -39,7 +39,15 @@ class Client:
 
     def ask(self, request: bytes) -> bytes:
         """The body of a 200. Raises RuntimeError for any other."""
+        self.send(request)
+        return self.answer()
+
+    def send(self, request: bytes) -> None:
+        """Without waiting for the answer."""
         self._socket.sendall(request)
+
+    def answer(self) -> bytes:
+        """To what was sent, as `ask` has it."""
         data = b""
         while (end := data.find(b"\r\n\r\n")) < 0:
             if not (more := self._socket.recv(1 << 16)):
@@ -69,13 +77,16 @@ def wait_for(port: int, seconds: float = 300) -> None:
     raise SystemExit(f"nothing listens on port {port} after {seconds} s")
 
 
-def closed_loop(client: Client, pid: int, requests: Sequence[bytes], seconds: float) -> float:
-    """Microseconds of the server's CPU for each request, one after the other for so long."""
+def closed_loop(clients: Sequence[Client], pid: int, requests: Sequence[bytes], seconds: float) -> float:
+    """Microseconds of the server's CPU for each request, for so long. Each client sends its next when all have their answers."""
     end, count = time.monotonic() + seconds, 0
     began = cpu_s(pid)
     while time.monotonic() < end:
-        client.ask(requests[count % len(requests)])
-        count += 1
+        for client in clients:
+            client.send(requests[count % len(requests)])
+            count += 1
+        for client in clients:
+            client.answer()
     return (cpu_s(pid) - began) / count * 1e6
 
 
