@@ -158,7 +158,7 @@ def _half_load(server: Watched, bodies: list[bytes]) -> float:
     client, requests = Client(server.port), [as_post(body) for body in bodies]
     for request in requests[:50]:
         client.ask(request)
-    cost_us = closed_loop(client, server.process.pid, requests, 2.0)
+    cost_us = closed_loop([client], server.process.pid, requests, 2.0)
     client.close()
     return 0.5e6 / cost_us
 
