@@ -143,9 +143,9 @@ def _bed(shape: Shape, folder: Path, only: Sequence[str]) -> Iterator[Bed]:
         for name in ("naive", "feast_sdk", "empty"):
             if name in only:
                 servers[name] = stack.enter_context(_other(name, folder, address))
-        if {"ours", "route"} & set(only):
-            pid, port, _ = stack.enter_context(ours(environment_of(folder, address)))
-            servers |= {name: (pid, port) for name in ("ours", "route") if name in only}
+        for name in ("ours", "route"):
+            if name in only:
+                servers[name] = stack.enter_context(ours(environment_of(folder, address)))[:2]
         _agree(world, servers)
         yield Bed(shape, world, servers, folder, address)
 
