@@ -26,8 +26,8 @@ The same model, Redis and requests for every server, one process each, on {machi
 Closed loop, N candidates a request: CPU of the server's process, user and system, all threads, median of the rounds, in which the
 servers take turns; over one connection, and over eight that ask at the same time, as an exchange does: then one look of the loop
 finds several requests, and caches stay warm. Redis' own CPU and the client's stay out. Open loop: Poisson arrivals, latency from
-when a request was due, 100 candidates, client and Redis on the same machine. Nine of ten users and ads are known to Redis. Requests
-a second a core: 1,000,000 / CPU.
+when a request was due, 100 candidates, client and Redis on the same machine. Nine of ten users and ads are known to Redis.
+Requests a second a core: 1,000,000 / CPU.
 """
     return about + "\n" + "\n".join(part for name, result in results.items() for part in _of_shape(name, result))
 
