@@ -145,8 +145,8 @@ def _bed(shape: Shape, folder: Path, only: Sequence[str]) -> Iterator[Bed]:
                 servers[name] = stack.enter_context(_other(name, folder, address))
         for name in ("ours", "route"):
             if name in only:
-                patient = {"CLICKODDS_SERVING__QUEUE_AGE_MS": "10000"}  # eight that wait for the plain route wait longer than it lets
-                servers[name] = stack.enter_context(ours(environment_of(folder, address) | patient))[:2]
+                env = environment_of(folder, address) | {"CLICKODDS_SERVING__QUEUE_AGE_MS": "10000"}  # eight wait long for the route
+                servers[name] = stack.enter_context(ours(env))[:2]
         _agree(world, servers)
         yield Bed(shape, world, servers, folder, address)
 

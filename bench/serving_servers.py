@@ -101,6 +101,8 @@ def naive(state: Path, contract: Contract, redis: str) -> FastAPI:
         batch = pa.RecordBatch.from_pandas(rows, schema=server.schema, preserve_index=False)
         vectors = pd.DataFrame(vectorize(batch, server.bundle.fitted))
         odds = np.log((p := model.predict(vectors).astype(np.float64)) / (1 - p))
+        if server.bundle.ridge:
+            odds = odds + server.bundle.ridge.log_odds(vectors.to_numpy())
         return server.answer(body, server.bundle.calibrator.probabilities(odds))
 
     return app
