@@ -26,6 +26,7 @@ from serving.sides import Part
 _LEAVES = 64
 _EXACT = 2**24  # units: what a float32 sum of the Booster's holds exactly
 _ALL = 2**_LEAVES - 1
+_PARSED = 8  # trees
 _MANY = 32  # candidates for which it pays to ask all that any of them could be first
 
 log = logging.getLogger("clickodds.serving")
@@ -145,9 +146,7 @@ class MaskScorer:
         self._pack(self._request, 0, *request)
         self._asked[:, :count] = rows
         addresses, asked, at, margins_at, odds_at = self._at
-        kernels.answer(
-            addresses, asked, way, at, self._room, count, model.intercept, FARTHEST, GRID, margins_at, odds_at
-        )
+        kernels.answer(addresses, asked, way, at, self._room, count, model.intercept, FARTHEST, GRID, margins_at, odds_at)
         margins = self._margins[:count].copy()
         if model.by_points:
             return margins, probabilities_of_minus(self._odds[:count])
@@ -171,7 +170,7 @@ class _Compiled:
     """A bundle's trees and ridge as the kernels take them, one `nodes` and one `terms` for each part."""
 
     def __init__(self, bundle: Bundle, parts: Sequence[Part]) -> None:
-        trees = trees_of(bundle.booster)
+        trees = _in_turns(bundle.booster)
         _check(bundle, trees)
         words = _pack([tree["left_children"].count(-1) for tree in trees])
         self.words = max(word for word, _ in words) + 1
@@ -192,6 +191,12 @@ class _Compiled:
         self.points = [np.array(of, dtype=np.float64) for of in points]
         self.leaves, *asked_of_all = beside(self.leaves, *self.nodes[0])
         self.nodes[0] = type(self.nodes[0])(*asked_of_all)
+
+
+def _in_turns(booster: Any) -> list[Tree]:
+    """`trees_of`, a few at a time: who parses JSON gives the interpreter back when all is read, and requests wait for it."""
+    rounds = booster.num_boosted_rounds()
+    return [tree for at in range(0, rounds, _PARSED) for tree in trees_of(booster[at : min(at + _PARSED, rounds)])]
 
 
 class _Node:
