@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from serving.native import array_of, c_function, carray, compiled, prefetch, trailing_zeros
+from serving.native import LINE, array_of, c_function, carray, compiled, prefetch, trailing_zeros
 
 Words = npt.NDArray[np.uint64]
 
@@ -15,7 +15,6 @@ NUMBERS = 256  # that a byte holds
 BY_MASK, BY_NUMBER, BY_TABLE = 0, 1, 2
 _LEAF_BITS = np.uint64(6)  # a word has 64
 _ARRAYS = 22  # of a model
-_LINE = 64  # bytes of the cache's
 
 
 class Nodes(NamedTuple):
@@ -258,7 +257,7 @@ def answer(model, request, way, rows, room, count, intercept, farthest, grid, ma
         codes_from = np.int64(array_of(of, 16, np.uint8).ctypes.data)
         for part in range(parts):
             for candidate in range(count):
-                for line in range(0, words, _LINE):
+                for line in range(0, words, LINE):
                     prefetch(codes_from + asked_rows[part, candidate] * words + line)
     asked = np.empty(words, np.uint64)
     mask_of(vector, nodes, asked)

@@ -1,6 +1,6 @@
 """What numba compiles for serving, and C functions of it that take addresses.
 
-numba's own calls from Python take every array apart, each time: with thirty of them that costs more than most of what is called.
+numba's own calls from Python take every array apart, each time: with twenty of them that costs more than most of what is called.
 A C function takes numbers; whoever calls it keeps the arrays where they are.
 """
 
@@ -23,6 +23,7 @@ from numba.extending import intrinsic
 
 compiled: Any = numba.njit(cache=True, nogil=True)
 trailing_zeros: Any = _trailing_zeros
+LINE = 64  # bytes of the cache's, which `prefetch` fetches
 carray: Any = numba.carray  # type: ignore[attr-defined]
 _types: Any = numba.types
 _KINDS: dict[str, tuple[Any, Any]] = {

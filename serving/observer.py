@@ -10,6 +10,7 @@ from serving.served_raw import ServedRaw
 
 def observer(metrics: Metrics, served_log: ServedLog, raw: ServedRaw) -> Callable[[Served], None]:
     """To be called with each answer."""
+
     def observe(served: Served) -> None:
         asked, scored = served.asked, served.scored
         stages_s = served.read - asked.decoded, served.ended - served.read, served.encoded - served.ended

@@ -96,11 +96,14 @@ class RedisLink(asyncio.Protocol):
     def ask(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]":
         """Send commands; the future holds their replies, or LinkError. It may be cancelled: its replies are dropped."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        self.ask_then(commands, partial(tell, future))
+        self.ask_then(commands, partial(_settle, future))
         return future
 
     def ask_then(self, commands: Sequence[bytes], told: Told) -> None:
-        """The same for who has no coroutine: `told` is called once, maybe at once, with the replies or LinkError."""
+        """The same for who has no coroutine: `told` is called once, maybe at once, with the replies or LinkError.
+
+        It may not raise: others are told after it.
+        """
         if self._transport is None or self._transport.is_closing():
             told(LinkError("the connection is closed"))
             return
@@ -130,18 +133,18 @@ class RedisLink(asyncio.Protocol):
         except (hiredis.ProtocolError, IndexError):  # not Redis, or more replies than questions
             self.close()
         for ask in answered:
-            _tell(ask, ask.replies)
+            ask.told(ask.replies)
 
     def connection_lost(self, error: Exception | None) -> None:
         waiting = list(self._waiting)
         self._waiting.clear()
         for ask in waiting:
-            _tell(ask, LinkError(str(error or "the connection was closed")))
+            ask.told(LinkError(str(error or "the connection was closed")))
         if not self.lost.done():
             self.lost.set_result(None)
 
 
-def tell(future: "asyncio.Future[list[Any]]", said: list[Any] | LinkError) -> None:
+def _settle(future: "asyncio.Future[list[Any]]", said: list[Any] | LinkError) -> None:
     """What `ask_then` says, to a future that may have been cancelled."""
     if future.done():
         return
@@ -149,13 +152,6 @@ def tell(future: "asyncio.Future[list[Any]]", said: list[Any] | LinkError) -> No
         future.set_exception(said)
     else:
         future.set_result(said)
-
-
-def _tell(ask: _Ask, said: list[Any] | LinkError) -> None:
-    try:
-        ask.told(said)
-    except Exception:  # one asker's trouble is not the next one's
-        log.exception("an answer of redis could not be used")
 
 
 class _Question(msgspec.Struct, gc=False):
@@ -168,12 +164,17 @@ class _Question(msgspec.Struct, gc=False):
 
     def told(self, said: list[Any] | LinkError) -> None:
         if not self.ended:
-            self.ended = True
-            self.done(self.reader.judged(said))
+            self._end(self.reader.judged(said))
 
     def late(self) -> None:
+        self._end(self.reader.was_late(self.seconds))
+
+    def _end(self, said: list[Any] | Reason) -> None:
         self.ended = True
-        self.done(self.reader.was_late(self.seconds))
+        try:
+            self.done(said)
+        except Exception:  # one asker's trouble is not the next one's, who is answered or late at the same moment
+            log.exception("an answer of redis could not be used")
 
 
 class RedisReader:

@@ -50,7 +50,7 @@ class Plan(msgspec.Struct, gc=False):
     texts: dict[str, str | None]
     candidates: dict[str, list[Any]]
     count: int
-    request: list[int | None]
+    request: list[int | None] = []
     residents: list[Found] = []
     crosses: list[tuple[list[Any], dict[Any, int | None]]] = []
     known: "Asked | None" = None
@@ -97,15 +97,11 @@ class Planner:
 
     def _of_request(self, context: Sequence[Any], columns: dict[str, list[Any]], count: int) -> Plan:
         texts = {name: text(context[place]) for place, name, text in self._of_keys}
-        commands, request = [self._clock], list[int | None]()
+        plan = Plan([self._clock], context, texts, columns, count)
         for reader in self.request_keys.values():
             values = [texts[column] for column in reader.columns]
-            if None in values:
-                request.append(None)
-            else:
-                request.append(len(commands))
-                commands.append(reader.hmget(reader.redis_key(values)))  # type: ignore[arg-type]
-        return Plan(commands, context, texts, columns, count, request)
+            plan.request.append(None if None in values else self._ask(plan, reader, reader.redis_key(values)))  # type: ignore[arg-type]
+        return plan
 
     def _misses(self, plan: Plan, table: Any, rows: list[int | None], values: list[Any]) -> dict[Any, tuple[bytes, int]]:
         asked: dict[Any, tuple[bytes, int]] = {}

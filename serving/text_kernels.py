@@ -6,12 +6,8 @@ the text, and what the answer says of it, each from a whole word on. `data` is t
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from serving.native import c_function, carray, compiled, prefetch, trailing_zeros, word_at
-
-Bytes = npt.NDArray[np.uint8]
-Words = npt.NDArray[np.uint64]
+from serving.native import LINE, c_function, carray, compiled, prefetch, trailing_zeros, word_at
 
 COUNTS = 1 << 16  # more than a request has candidates
 EMPTY = np.uint32(0xFFFF_FFFF)
@@ -23,7 +19,6 @@ _ONE, _EIGHT, _HALF, _LOW = np.uint64(1), np.uint64(8), np.uint64(32), np.uint64
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ONES, _HIGHS, _SHUTS = (np.uint64(0x0101_0101_0101_0101 * byte) for byte in (1, 0x80, _SHUT))  # a byte, eight times
 _16 = np.uint64(16)
-_LINE = 64  # bytes of the cache's
 _SIZE_BITS = 31  # of a place in a body
 _SIZES = (1 << _SIZE_BITS) - 1
 
@@ -136,7 +131,7 @@ def find_records(text, start, length, table_at, places, words_at, room, stamp, p
         record = table[hashes[n] & last]
         if record != EMPTY:
             prefetch(words_from + 8 * np.int64(record))
-            prefetch(words_from + 8 * np.int64(record) + _LINE)
+            prefetch(words_from + 8 * np.int64(record) + LINE)
     for n in range(count):
         begin, stop = spans[n] >> _SIZE_BITS, spans[n] & _SIZES
         place = place_of(body, begin, stop, hashes[n], parts, table, words)
@@ -164,7 +159,7 @@ def write_predictions(records_at, count, parts, words_at, room, text, length, ou
     data, words_from = words.view(np.uint8), np.int64(words.ctypes.data)
     for n in range(count):
         prefetch(words_from + 8 * np.int64(records[n]))
-        prefetch(words_from + 8 * np.int64(records[n]) + _LINE)
+        prefetch(words_from + 8 * np.int64(records[n]) + LINE)
     to, at = np.uint64(0), np.uint64(1)
     for n in range(count):
         record = np.uint64(records[n])

@@ -58,6 +58,30 @@ def test_replies_come_in_order_to_whom_they_belong(redis_address: str) -> None:
     _reading(redis_address, use)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_who_cannot_use_an_answer_costs_nobody_else_his(redis_address: str, late: bool) -> None:
+    """Answered by the same bytes, or late at the same moment."""
+
+    async def use(reader: RedisReader) -> None:
+        said: list[Any] = []
+
+        def done(answer: Any) -> None:
+            said.append(answer)
+            if len(said) == 1:
+                raise ValueError("of no use")
+
+        if late:
+            with _direct(redis_address) as client:
+                client.client_pause(int(3_000 * DEADLINE_S))
+        for _ in range(2):
+            reader.ask_then(GET, DEADLINE_S, done)
+        await asyncio.sleep(2 * DEADLINE_S)
+        assert said == ([Reason.REDIS_LATE] * 2 if late else [[None, None]] * 2)
+        await _back(reader)
+
+    _reading(redis_address, use)
+
+
 def test_a_frozen_redis_costs_three_deadlines_and_then_nothing(tmp_path: Path) -> None:
     async def use(reader: RedisReader) -> None:
         assert await reader.ask(GET, DEADLINE_S) == [b"1", None]
