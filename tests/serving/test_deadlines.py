@@ -43,6 +43,18 @@ def test_each_is_told_once_and_in_time() -> None:
     assert all(-0.002 < waiter.told[0] < LATE_S for waiter in others)
 
 
+def test_a_shorter_time_does_not_wait_for_a_longer_one() -> None:
+    async def run() -> list[Waiter]:
+        loop = asyncio.get_running_loop()
+        deadlines, waiters = Deadlines(loop), [Waiter(loop, seconds) for seconds in (60, 0.01, 30)]
+        for waiter, seconds in zip(waiters, (60, 0.01, 30), strict=True):
+            deadlines.add(seconds, waiter)
+        await asyncio.sleep(0.01 + LATE_S)
+        return waiters
+
+    assert [len(waiter.told) for waiter in asyncio.run(run())] == [0, 1, 0]
+
+
 def test_one_that_adds_another_when_it_is_late() -> None:
     async def run() -> list[str]:
         loop, said = asyncio.get_running_loop(), list[str]()
