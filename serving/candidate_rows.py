@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from models.bundle import Bundle
 from serving.canonical import Text
 from serving.category import Category
 from serving.key_reader import KeyReader, used_counters
+from serving.known_candidates import KnownCandidates
+from serving.native import NoMachineCode
 from serving.raw_batches import PartBatches
 from serving.request_plan import Plan
 from serving.resident_key import NEW, UNAVAILABLE
@@ -26,9 +28,6 @@ from serving.residents import Residents
 from serving.scorer import Rows, Scorer, make_scorer
 from serving.sides import Part, Sides
 from serving.vectors import PartVectors
-
-if TYPE_CHECKING:
-    from serving.known_candidates import KnownCandidates
 
 _TOGETHER = 200  # rows that are made in one go: about a millisecond in which no request is answered
 
@@ -184,7 +183,7 @@ class CandidateRows:
             yield key, np.array([UNAVAILABLE if row is None else row for row in rows], dtype=np.intp), in_replies
 
     @property
-    def known(self) -> "KnownCandidates | None":
+    def known(self) -> KnownCandidates | None:
         """Candidates whose rows follow from their text alone; None where there are no such ones."""
         if self._known and (moved := self._residents.moves.count) != self._moved:
             self._moved = moved
@@ -250,13 +249,12 @@ class CandidateRows:
         kept.scorer.write(number + 1, vectors, rows + self._base[number, 0])
 
 
-def _known(sides: Sides, most: int) -> "KnownCandidates | None":
-    """None where rows depend on more than the candidate, or on its numbers; and without numba."""
+def _known(sides: Sides, most: int) -> KnownCandidates | None:
+    """None where rows depend on more than the candidate, or on its numbers; and without machine code."""
     parts = len(sides.residents) + len(sides.categories)
     if sides.crosses or sides.direct or not parts:
         return None
     try:
-        from serving.known_candidates import KnownCandidates
-    except ImportError:
+        return KnownCandidates(parts=parts, most=most)
+    except NoMachineCode:
         return None
-    return KnownCandidates(parts=parts, most=most)

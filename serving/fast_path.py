@@ -1,7 +1,6 @@
 """The fast path's parts, put together: planner, link and residents of a contract, engines of its champions, the hot route."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from conf.personal import IdKey
 from conf.redis_address import RedisAddress
 from conf.settings import Serving
 from models.published import Champion
+from serving import native
 from serving.engine import Engine
 from serving.features import OnlineFeatures
 from serving.hot import HotRoute, Served
@@ -30,13 +30,13 @@ _FIRST_READ_S = 10.0  # a start waits no longer for Redis
 class FastPath:
     """One for each process. `start` before the first engine, in the loop that serves; `close` at the end.
 
-    plain: what the plain route reads. compiled: the folder where numba keeps machine code, so that only the first start compiles.
+    plain: what the plain route reads. compiled: the folder of the kernels' machine code, which the first start makes.
     """
 
     def __init__(
         self, contract: Contract, id_key: IdKey, address: RedisAddress, settings: Serving, metrics: Metrics, *, compiled: Path
     ) -> None:
-        os.environ["NUMBA_CACHE_DIR"] = str(compiled)  # read when serving/kernels.py is imported, which is later
+        native.keep_in(compiled)
         self._contract, self._settings = contract, settings
         self._reader = RedisReader(address, deadline_s=settings.redis_deadline_ms / 1e3, connect=connect)
         self.plain = OnlineFeatures(contract, id_key, self._reader, max_age=settings.max_feature_age)

@@ -1,95 +1,70 @@
-"""The loops of the scorer (serving/scorer.py), compiled by numba, which keeps the machine code in NUMBA_CACHE_DIR."""
-
-from typing import NamedTuple
+"""The loops of the scorer (serving/scorer.py), compiled by serving/compiler.py. Arrays: serving/model_arrays.py."""
 
 import numpy as np
-import numpy.typing as npt
 
-from serving.native import LINE, array_of, c_function, carray, compiled, prefetch, trailing_zeros
-
-Words = npt.NDArray[np.uint64]
+from serving import model_arrays as of
+from serving.compiler import LINE, array_of, c_function, carray, compiled, prefetch, rows_of, trailing_zeros
 
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-BLOCK = 64  # nodes
-NUMBERS = 256  # that a byte holds
-BY_MASK, BY_NUMBER, BY_TABLE = 0, 1, 2
 _LEAF_BITS = np.uint64(6)  # a word has 64
-_ARRAYS = 22  # of a model
 
 
-class Nodes(NamedTuple):
-    """The inner nodes that ask the features of one part, ordered by feature and threshold, and what many of them leave together.
+@c_function("int64*", "float32*", "int64*", "int", "double", "double")
+def write(part, vectors_at, rows_at, count, farthest, grid):  # type: ignore[no-untyped-def]
+    """Keep what vectors (count, features of the part) leave, and their ridge units, in these rows; 1, or 0 where a word has more
+    masks than there are numbers: from then on numbers say nothing.
 
-    starts: (features + 1,) where a feature's nodes begin. thresholds, words, masks: (nodes,): x >= threshold leaves only the
-    mask's leaves in the word. together: (features + 1 + blocks, words) what is left by all of a feature's nodes that send missing
-    values right; by no node; and by a feature's first 1, 2, 3 ... blocks of BLOCK nodes, from row blocks[feature] on.
+    part: addresses of model_arrays.ASKED and KEPT. farthest, grid: of models/ridge.py and models/merging.py.
     """
-
-    starts: npt.NDArray[np.int32]
-    thresholds: npt.NDArray[np.float32]
-    words: npt.NDArray[np.uint32]
-    masks: Words
-    together: Words
-    blocks: npt.NDArray[np.int32]
-
-
-class Terms(NamedTuple):
-    """The ridge part's columns of one part, see models/ridge.py. columns: positions in the part's vector."""
-
-    columns: npt.NDArray[np.int32]
-    means: npt.NDArray[np.float64]
-    scales: npt.NDArray[np.float64]
-    weights: npt.NDArray[np.float64]
-    weights_missing: npt.NDArray[np.float64]
-    farthest: float
-    grid: float
+    arrays = carray(part, (2 * of.BEGIN + 2,))
+    features, words = arrays[2 * of.BLOCKS + 1], arrays[2 * of.COUNTS + 1]
+    masks, units = rows_of(arrays, of.ROW_MASKS, words, np.uint64), array_of(arrays, of.ROW_UNITS, np.int64)
+    vectors, rows = carray(vectors_at, (count, features)), carray(rows_at, (count,))
+    for n in range(count):
+        mask_of(vectors[n], arrays, masks[rows[n]])
+        units[rows[n]] = units_of(vectors[n], arrays, farthest, grid)
+    return number_masks(masks, rows, arrays)
 
 
 @compiled
-def write_rows(vectors, nodes, terms, masks, units, at):  # type: ignore[no-untyped-def]
-    """Masks (words) and ridge units of a part's vectors (rows, features), into rows `at` of `masks` and `units`."""
-    for row in range(vectors.shape[0]):
-        mask_of(vectors[row], nodes, masks[at[row]])
-        units[at[row]] = units_of(vectors[row], terms)
-
-
-@compiled
-def number_masks(masks, at, distinct, counts, codes):  # type: ignore[no-untyped-def]
-    """Rows `at` of `masks` as numbers, into the same rows of `codes`; False where a word has more masks than there are numbers.
-
-    distinct: (words, numbers) a word's masks, of which counts[word] are there.
-    """
-    for row in at:
-        for word in range(masks.shape[1]):
+def number_masks(masks, rows, arrays):  # type: ignore[no-untyped-def]
+    """These rows of `masks` as numbers, into the same rows of `codes`; 0 where there are too few."""
+    words = masks.shape[1]
+    codes, counts = rows_of(arrays, of.CODES, words, np.uint8), array_of(arrays, of.COUNTS, np.int64)
+    distinct = rows_of(arrays, of.DISTINCT, arrays[2 * of.DISTINCT + 1] // words, np.uint64)
+    for row in rows:
+        for word in range(words):
             mask, code, count = masks[row, word], 0, counts[word]
             while code < count and distinct[word, code] != mask:
                 code += 1
-            if code == NUMBERS:
-                return False
+            if code == of.NUMBERS:
+                return 0
             if code == count:
                 distinct[word, code] = mask
                 counts[word] = count + 1
             codes[row, word] = code
-    return True
+    return 1
 
 
 @compiled
-def mask_of(vector, nodes, mask):  # type: ignore[no-untyped-def]
+def mask_of(vector, arrays, mask):  # type: ignore[no-untyped-def]
     """The leaves that are left in each word when every node that asks this part is answered."""
-    features, thresholds, words, masks = vector.shape[0], nodes.thresholds, nodes.words, nodes.masks
-    chosen, begin = np.empty(features, np.uint32), np.empty(features, np.uint32)
+    starts, thresholds = array_of(arrays, of.STARTS, np.int32), array_of(arrays, of.THRESHOLDS, np.float32)
+    words, masks = array_of(arrays, of.WORDS, np.uint32), array_of(arrays, of.MASKS, np.uint64)
+    together, blocks = rows_of(arrays, of.TOGETHER, mask.shape[0], np.uint64), array_of(arrays, of.BLOCKS, np.int32)
+    chosen, begin = array_of(arrays, of.CHOSEN, np.uint32), array_of(arrays, of.BEGIN, np.uint32)
+    features = vector.shape[0]
     for feature in range(features):
         value = vector[feature]
-        start, end = nodes.starts[feature], nodes.starts[feature + 1]
+        start, end = starts[feature], starts[feature + 1]
         if np.isnan(value):
             chosen[feature], begin[feature] = feature, end
             continue
         block = 0
-        while start + (block + 1) * BLOCK <= end and value >= thresholds[start + (block + 1) * BLOCK - 1]:
+        while start + (block + 1) * of.BLOCK <= end and value >= thresholds[start + (block + 1) * of.BLOCK - 1]:
             block += 1
-        chosen[feature] = nodes.blocks[feature] + block - 1 if block else features
-        begin[feature] = start + block * BLOCK
-    together = nodes.together
+        chosen[feature] = blocks[feature] + block - 1 if block else features
+        begin[feature] = start + block * of.BLOCK
     for word in range(np.uint64(mask.shape[0])):
         mask[word] = _ALL
     for feature in range(0, features - 1, 2):
@@ -102,36 +77,74 @@ def mask_of(vector, nodes, mask):  # type: ignore[no-untyped-def]
             mask[word] &= one[word]
     for feature in range(features):
         value = vector[feature]
-        for node in range(begin[feature], np.uint32(nodes.starts[feature + 1])):
+        for node in range(begin[feature], np.uint32(starts[feature + 1])):
             if value < thresholds[node]:
                 break
             mask[words[node]] &= masks[node]
 
 
 @compiled
-def units_of(vector, terms):  # type: ignore[no-untyped-def]
+def units_of(vector, arrays, farthest, grid):  # type: ignore[no-untyped-def]
     """Sum of models/ridge.py's terms, in its own arithmetic: every step rounds as NumPy's does."""
+    columns, means = array_of(arrays, of.COLUMNS, np.int32), array_of(arrays, of.MEANS, np.float64)
+    scales, weights = array_of(arrays, of.SCALES, np.float64), array_of(arrays, of.WEIGHTS, np.float64)
+    weights_missing = array_of(arrays, of.WEIGHTS_MISSING, np.float64)
     units = np.int64(0)
-    for n in range(terms.columns.shape[0]):
-        value = np.float64(vector[terms.columns[n]])
+    for n in range(columns.shape[0]):
+        value = np.float64(vector[columns[n]])
         if np.isnan(value):
-            term = terms.weights_missing[n]
+            term = weights_missing[n]
         else:
-            standard = (value - terms.means[n]) / terms.scales[n]
-            term = min(max(standard, -terms.farthest), terms.farthest) * terms.weights[n]
-        units += np.int64(np.rint(term / terms.grid))
+            standard = (value - means[n]) / scales[n]
+            term = min(max(standard, -farthest), farthest) * weights[n]
+        units += np.int64(np.rint(term / grid))
     return units
 
 
-@compiled
-def sum_leaves(asked, shared, rows, count, masks, units, leaves, more_words, more_shifts, sums):  # type: ignore[no-untyped-def]
-    """Units of each candidate: of the leaves that its rows and the request's mask leave, of the ridge's terms, and `shared`.
+@c_function("int64*", "int", "int", "int", "int", "double", "double")
+def answer(request, way, room, count, intercept, farthest, grid):  # type: ignore[no-untyped-def]
+    """Margins of `count` candidates, and where the model has points minus the log odds that they lead to.
 
-    asked: (words,). rows: (parts, at least count) rows of `masks` and `units`. leaves: (words * 64,) a leaf's value at its bit.
-    The first tree of a word begins at bit 0; more_words, more_shifts: where the others do.
+    request: addresses of all of model_arrays. way: of BY_MASK, BY_NUMBER, BY_TABLE. room: a row's length in ROWS.
     """
+    arrays = carray(request, (2 * of.TABLE + 2,))
+    values, vector = array_of(arrays, of.VALUES, np.float64), array_of(arrays, of.VECTOR, np.float32)
+    for feature in range(values.shape[0]):
+        vector[feature] = values[feature]
+    asked = array_of(arrays, of.LEFT_BY_REQUEST, np.uint64)
+    words = asked.shape[0]
+    rows = rows_of(arrays, of.ROWS, room, np.int64)
+    if way != of.BY_MASK:
+        codes_from = arrays[2 * of.CODES]
+        for part in range(rows.shape[0]):
+            for candidate in range(count):
+                for line in range(0, words, LINE):
+                    prefetch(codes_from + rows[part, candidate] * words + line)
+    mask_of(vector, arrays, asked)
+    shared = units_of(vector, arrays, farthest, grid) + intercept
+    if way == of.BY_MASK:
+        sum_leaves(asked, shared, rows, count, arrays)
+    elif way == of.BY_NUMBER:
+        sum_numbered(asked, shared, rows, count, arrays)
+    else:
+        sum_by_table(asked, shared, rows, count, arrays)
+    at, to = array_of(arrays, of.AT, np.float64), array_of(arrays, of.TO, np.float64)
+    sums, margins = array_of(arrays, of.SUMS, np.int64), array_of(arrays, of.MARGINS, np.float64)
+    minus_odds = array_of(arrays, of.MINUS_ODDS, np.float64)
+    for candidate in range(count):
+        margin = sums[candidate] * grid
+        margins[candidate] = margin
+        if at.shape[0]:
+            minus_odds[candidate] = -interpolated(margin, at, to)
+    return 0
+
+
+@compiled
+def sum_leaves(asked, shared, rows, count, arrays):  # type: ignore[no-untyped-def]
+    """Units of each candidate: of the leaves that its rows and the request's mask leave, of the ridge's terms, and `shared`."""
     words = np.uint64(asked.shape[0])
-    left = np.empty(asked.shape[0], np.uint64)
+    masks, units = rows_of(arrays, of.ROW_MASKS, asked.shape[0], np.uint64), array_of(arrays, of.ROW_UNITS, np.int64)
+    left, sums = array_of(arrays, of.LEFT, np.uint64), array_of(arrays, of.SUMS, np.int64)
     for candidate in range(count):
         total = shared
         before = asked
@@ -141,29 +154,34 @@ def sum_leaves(asked, shared, rows, count, masks, units, leaves, more_words, mor
             for word in range(words):
                 left[word] = before[word] & row[word]
             before = left
-        sums[candidate] = total + _leaves_left(left, leaves, more_words, more_shifts)
+        sums[candidate] = total + _leaves_left(left, arrays)
 
 
 @compiled
-def sum_numbered(asked, shared, rows, count, codes, distinct, units, leaves, more_words, more_shifts, sums):  # type: ignore[no-untyped-def]
-    """`sum_leaves` from rows of numbers. distinct: (parts, words, numbers)."""
-    words = np.uint64(asked.shape[0])
-    left = np.empty(asked.shape[0], np.uint64)
+def sum_numbered(asked, shared, rows, count, arrays):  # type: ignore[no-untyped-def]
+    """`sum_leaves` from rows of numbers."""
+    words, parts = np.uint64(asked.shape[0]), rows.shape[0]
+    codes, units = rows_of(arrays, of.CODES, asked.shape[0], np.uint8), array_of(arrays, of.ROW_UNITS, np.int64)
+    masks = array_of(arrays, of.DISTINCT, np.uint64)
+    stride = np.uint64(masks.shape[0]) // (np.uint64(parts) * words)
+    left, sums = array_of(arrays, of.LEFT, np.uint64), array_of(arrays, of.SUMS, np.int64)
     for candidate in range(count):
         total = shared
         before = asked
-        for part in range(rows.shape[0]):
-            row, masks = codes[rows[part, candidate]], distinct[part]
+        for part in range(parts):
+            row, first = codes[rows[part, candidate]], np.uint64(part) * words
             total += units[rows[part, candidate]]
             for word in range(words):
-                left[word] = before[word] & masks[word, row[word]]
+                left[word] = before[word] & masks[(first + word) * stride + np.uint64(row[word])]
             before = left
-        sums[candidate] = total + _leaves_left(left, leaves, more_words, more_shifts)
+        sums[candidate] = total + _leaves_left(left, arrays)
 
 
 @compiled
-def _leaves_left(left, leaves, more_words, more_shifts):  # type: ignore[no-untyped-def]
+def _leaves_left(left, arrays):  # type: ignore[no-untyped-def]
     """Sum of every tree's lowest leaf that is left."""
+    leaves, more_words = array_of(arrays, of.LEAVES, np.int32), array_of(arrays, of.MORE_WORDS, np.uint64)
+    more_shifts = array_of(arrays, of.MORE_SHIFTS, np.uint64)
     summed = np.int32(0)
     for word in range(np.uint64(left.shape[0])):
         summed += leaves[(word << _LEAF_BITS) + np.uint64(trailing_zeros(left[word]))]
@@ -174,36 +192,37 @@ def _leaves_left(left, leaves, more_words, more_shifts):  # type: ignore[no-unty
 
 
 @compiled
-def sum_by_table(  # type: ignore[no-untyped-def]
-    asked, shared, rows, count, codes, distinct, units, leaves, more_words, more_shifts, counts, table, sums
-):
-    """The same of one part beside the request's, where there are many candidates: each number's leaves are added up once.
-
-    counts: (1, words) how many numbers a word has. table: (words, numbers), to work with.
-    """
-    words, masks = np.uint64(asked.shape[0]), distinct[0]
+def sum_by_table(asked, shared, rows, count, arrays):  # type: ignore[no-untyped-def]
+    """The same of one part beside the request's, where there are many candidates: each number's leaves are added up once."""
+    words = np.uint64(asked.shape[0])
+    counts, table = array_of(arrays, of.COUNTS, np.int64), array_of(arrays, of.TABLE, np.int32)
+    masks = array_of(arrays, of.DISTINCT, np.uint64)
+    stride = np.uint64(table.shape[0]) // words
+    leaves, more_words = array_of(arrays, of.LEAVES, np.int32), array_of(arrays, of.MORE_WORDS, np.uint64)
+    more_shifts = array_of(arrays, of.MORE_SHIFTS, np.uint64)
     for word in range(words):
-        for code in range(np.uint64(counts[0, word])):
-            left = asked[word] & masks[word, code]
-            table[word, code] = leaves[(word << _LEAF_BITS) + np.uint64(trailing_zeros(left))]
+        at, first = word * stride, word << _LEAF_BITS
+        for code in range(np.uint64(counts[word])):
+            table[at + code] = leaves[first + np.uint64(trailing_zeros(asked[word] & masks[at + code]))]
     for n in range(more_words.shape[0]):
         word, shift = more_words[n], more_shifts[n]
-        for code in range(np.uint64(counts[0, word])):
-            left = (asked[word] & masks[word, code]) >> shift
-            table[word, code] += leaves[(word << _LEAF_BITS) + shift + np.uint64(trailing_zeros(left))]
-    flat, stride = table.reshape(table.size), np.uint64(table.shape[1])
+        at, first = word * stride, (word << _LEAF_BITS) + shift
+        for code in range(np.uint64(counts[word])):
+            table[at + code] += leaves[first + np.uint64(trailing_zeros((asked[word] & masks[at + code]) >> shift))]
+    codes, units = rows_of(arrays, of.CODES, asked.shape[0], np.uint8), array_of(arrays, of.ROW_UNITS, np.int64)
+    sums = array_of(arrays, of.SUMS, np.int64)
     fours = words & ~np.uint64(3)
     for candidate in range(count):
         row = codes[rows[0, candidate]]
         a, b, c, d = np.int32(0), np.int32(0), np.int32(0), np.int32(0)  # four sums, that none waits for the one before
         for word in range(np.uint64(0), fours, np.uint64(4)):
             at = word * stride
-            a += flat[at + np.uint64(row[word])]
-            b += flat[at + stride + np.uint64(row[word + np.uint64(1)])]
-            c += flat[at + np.uint64(2) * stride + np.uint64(row[word + np.uint64(2)])]
-            d += flat[at + np.uint64(3) * stride + np.uint64(row[word + np.uint64(3)])]
+            a += table[at + np.uint64(row[word])]
+            b += table[at + stride + np.uint64(row[word + np.uint64(1)])]
+            c += table[at + np.uint64(2) * stride + np.uint64(row[word + np.uint64(2)])]
+            d += table[at + np.uint64(3) * stride + np.uint64(row[word + np.uint64(3)])]
         for word in range(fours, words):
-            a += flat[word * stride + np.uint64(row[word])]
+            a += table[word * stride + np.uint64(row[word])]
         sums[candidate] = shared + units[rows[0, candidate]] + (a + b + c + d)
 
 
@@ -224,62 +243,3 @@ def interpolated(value, at, to):  # type: ignore[no-untyped-def]
             high = middle
     slope = (to[low + 1] - to[low]) / (at[low + 1] - at[low])
     return slope * (value - at[low]) + to[low]
-
-
-@c_function("int64*", "float64*", "int", "int64*", "int", "int", "int", "double", "double", "float64*", "float64*")
-def answer(model, request, way, rows, room, count, intercept, farthest, grid, margins, odds):  # type: ignore[no-untyped-def]
-    """Margins (count,) and `odds` (count,): where the model has points, minus the log odds that they lead to.
-
-    model: addresses_of the arrays of nodes, of terms, leaves, more_words, more_shifts, units, masks, codes, distinct, counts,
-    table, and the calibrator's points at and to, empty where it has none. request: (features,) the request's values as doubles.
-    way: of BY_MASK, BY_NUMBER, BY_TABLE. rows: (parts, room), of which the first `count` are asked.
-    """
-    of = carray(model, (2 * _ARRAYS,))
-    leaves, more_words, more_shifts = array_of(of, 11, np.int32), array_of(of, 12, np.uint64), array_of(of, 13, np.uint64)
-    words = leaves.shape[0] >> 6
-    together = array_of(of, 4, np.uint64)
-    nodes = Nodes(
-        array_of(of, 0, np.int32), array_of(of, 1, np.float32), array_of(of, 2, np.uint32), array_of(of, 3, np.uint64),
-        together.reshape(together.shape[0] // words, words), array_of(of, 5, np.int32),
-    )  # fmt: skip
-    terms = Terms(
-        array_of(of, 6, np.int32), array_of(of, 7, np.float64), array_of(of, 8, np.float64), array_of(of, 9, np.float64),
-        array_of(of, 10, np.float64), farthest, grid,
-    )  # fmt: skip
-    features = nodes.starts.shape[0] - 1
-    values, vector = carray(request, (features,)), np.empty(features, np.float32)
-    for feature in range(features):
-        vector[feature] = values[feature]
-    units, counts, table = array_of(of, 14, np.int64), array_of(of, 18, np.int64), array_of(of, 19, np.int32)
-    parts = counts.shape[0] // words
-    asked_rows, sums = carray(rows, (parts, room)), np.empty(count, np.int64)
-    if way != BY_MASK:
-        codes_from = np.int64(array_of(of, 16, np.uint8).ctypes.data)
-        for part in range(parts):
-            for candidate in range(count):
-                for line in range(0, words, LINE):
-                    prefetch(codes_from + asked_rows[part, candidate] * words + line)
-    asked = np.empty(words, np.uint64)
-    mask_of(vector, nodes, asked)
-    shared = units_of(vector, terms) + intercept
-    if way == BY_MASK:
-        masks = array_of(of, 15, np.uint64).reshape(units.shape[0], words)
-        sum_leaves(asked, shared, asked_rows, count, masks, units, leaves, more_words, more_shifts, sums)
-    else:
-        codes = array_of(of, 16, np.uint8).reshape(units.shape[0], words)
-        distinct = array_of(of, 17, np.uint64).reshape(parts, words, table.shape[0] // words)
-        if way == BY_NUMBER:
-            sum_numbered(asked, shared, asked_rows, count, codes, distinct, units, leaves, more_words, more_shifts, sums)
-        else:
-            sum_by_table(
-                asked, shared, asked_rows, count, codes, distinct, units, leaves, more_words, more_shifts,
-                counts.reshape(parts, words), table.reshape(words, table.shape[0] // words), sums,
-            )  # fmt: skip
-    at, to = array_of(of, 20, np.float64), array_of(of, 21, np.float64)
-    found, minus_odds = carray(margins, (count,)), carray(odds, (count,))
-    for candidate in range(count):
-        margin = sums[candidate] * grid
-        found[candidate] = margin
-        if at.shape[0]:
-            minus_odds[candidate] = -interpolated(margin, at, to)
-    return 0

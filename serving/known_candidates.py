@@ -13,15 +13,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from serving import text_kernels as kernels
 from serving.hot_schema import MARK
-from serving.text_kernels import EMPTY, HEAD
+from serving.native import functions
+from serving.records import COUNTS, EMPTY, HEAD
 
 _MARK = b"%d" % MARK
 _BEFORE = (b'"candidates": [', b'"candidates":[')
 _ROOM = 1 << 16  # candidates
 _WORDS = 16 * _ROOM  # of what is known of them: 8 MB, taken as it is used
 _FIRST_TABLE = 1 << 10
+_WORD = 1 << 64
 _LONGEST = 1024  # bytes of a text, and of what the answer says
 
 Rows = npt.NDArray[np.intp]
@@ -36,10 +37,13 @@ _decode_texts = msgspec.json.Decoder(_Texts).decode
 
 
 class Store:
-    """Records (serving/text_kernels.py) that stay what they are: who holds the store may go on using them."""
+    """Records (serving/records.py) that stay what they are: who holds the store may go on using them."""
 
     def __init__(self, parts: int, most: int) -> None:
         self.parts, self._most = parts, most
+        kernels = functions()
+        self._hash, self._find_place = kernels["hash_text"], kernels["find_place"]
+        self._find, self._write = kernels["find_records"], kernels["write_predictions"]
         self.table = np.full(_FIRST_TABLE, EMPTY, dtype=np.uint32)
         self.words = np.empty(_WORDS, dtype=np.uint64)
         self.data = self.words.view(np.uint8)
@@ -51,7 +55,9 @@ class Store:
         # what the kernels work in, and where it is: asking NumPy for an address takes longer than many a step
         self._records, self._rows = np.empty(most, dtype=np.uint32), np.empty((parts, most), dtype=np.int64)
         self._out = np.empty(0, dtype=np.uint8)
-        self._records_at, self._rows_at, self._words_at = (a.ctypes.data for a in (self._records, self._rows, self.words))
+        self._work = np.empty((2, most), dtype=np.int64)
+        arrays = self._records, self._rows, self.words, self._work
+        self._records_at, self._rows_at, self._words_at, self._work_at = (array.ctypes.data for array in arrays)
         self._table_at, self._out_at = self.table.ctypes.data, 0
 
     def add(self, text: bytes, named: Any, answer: bytes, rows: Sequence[int]) -> bool:
@@ -60,18 +66,17 @@ class Store:
         record, end = self._end, self._end + HEAD + self.parts + text_words + answer_words
         if self._count == _ROOM or end > _WORDS:
             return False
-        data = np.frombuffer(text, dtype=np.uint8)
-        value = np.uint64(kernels.hash_of(data, 0, len(text)))
-        place = kernels.place_of(data, 0, len(text), value, self.parts, self.table, self.words)
+        value = self._hash(text, len(text))
+        place = self._place(text, value)
         if place < 0 or self.table[place] != EMPTY:  # too many of nearly this hash; or here already
             return True
         first = self._first.setdefault(named, record)
-        self.words[record], self.words[record + 1] = value, 0
+        self.words[record], self.words[record + 1] = value % _WORD, 0
         self.words[record + 2] = first << 32 | len(text) << 16 | len(answer)
         self.words[record + HEAD : record + HEAD + self.parts] = rows
         self.words[end - text_words - answer_words : end] = 0  # what pads a text is part of its last word
         at = 8 * (record + HEAD + self.parts)
-        self.data[at : at + len(text)] = data
+        self.data[at : at + len(text)] = np.frombuffer(text, dtype=np.uint8)
         at += 8 * text_words
         self.data[at : at + len(answer)] = np.frombuffer(answer, dtype=np.uint8)
         self.table[place] = record
@@ -85,14 +90,14 @@ class Store:
         """Records and rows (parts, candidates) of the array that begins behind body[start - 1], and where it ends; None: see
         text_kernels.find_records."""
         self.stamp += 1
-        found = kernels.find_records(
+        found = self._find(
             body, start, len(body), self._table_at, len(self.table), self._words_at, _WORDS, self.stamp, self.parts,
-            self._records_at, self._rows_at, self._most,
+            self._records_at, self._rows_at, self._work_at, self._most,
         )  # fmt: skip
         if not found:
             return None
-        count = found % kernels.COUNTS
-        return self._records[:count].copy(), self._rows[:, :count].copy(), found // kernels.COUNTS
+        count = found % COUNTS
+        return self._records[:count].copy(), self._rows[:, :count].copy(), found // COUNTS
 
     def predictions(self, records: Records, numbers: bytes) -> bytes:
         """What the answer says of each, with its number. numbers: all of them, as a JSON array."""
@@ -101,18 +106,21 @@ class Store:
             self._out = np.empty(2 * size, dtype=np.uint8)
             self._out_at = self._out.ctypes.data
         self._records[:count] = records
-        end = kernels.write_predictions(
+        end = self._write(
             self._records_at, count, self.parts, self._words_at, _WORDS, numbers, len(numbers), self._out_at, len(self._out)
         )
         return self._out[:end].tobytes()
+
+    def _place(self, text: bytes, value: int) -> int:
+        """Where in the table the record of a text with this hash stands, or may be put; -1 where there is no room for it."""
+        return self._find_place(text, len(text), value, self.parts, self._table_at, len(self.table), self._words_at, _WORDS)
 
     def _grow(self) -> None:
         old, self.table = self.table, np.full(4 * len(self.table), EMPTY, dtype=np.uint32)
         self._table_at = self.table.ctypes.data
         for record in old[old != EMPTY].tolist():
             at, length = 8 * (record + HEAD + self.parts), int(self.words[record + 2]) >> 16 & 0xFFFF
-            text = self.data[at : at + length]
-            place = kernels.place_of(text, 0, length, self.words[record], self.parts, self.table, self.words)
+            place = self._place(self.data[at : at + length].tobytes(), int(self.words[record].view(np.int64)))
             if place >= 0:
                 self.table[place] = record
 
@@ -140,7 +148,7 @@ class KnownCandidates:
     def __init__(self, *, parts: int, most: int) -> None:
         self._parts, self._most = parts, most
         self._store: Store | None = None  # its memory is taken when there is something to know
-        kernels.warm_up()
+        functions()  # where there are none, nothing is known
 
     def find(self, body: bytes) -> Asked | None:
         """Of a request's body; None where one of its candidates is not known, or the body is not written as simply as most."""

@@ -1,102 +1,145 @@
-"""What numba compiles for serving, and C functions of it that take addresses.
+"""The kernels' machine code, loaded without what made it: to import numba takes longer than all else that a start does.
 
-numba's own calls from Python take every array apart, each time: with twenty of them that costs more than most of what is called.
-A C function takes numbers; whoever calls it keeps the arrays where they are.
+It is kept in a file that bears what it was made from: the kernels' source, numba's version, the processor. Where there is none,
+serving/compiler.py makes it, in a process of its own.
 """
 
 import ctypes
+import fcntl
+import hashlib
+import logging
 import os
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-# Leaves are picked by gather instructions where the loops are vectorized, which on common processors is three times slower.
-os.environ["NUMBA_LOOP_VECTORIZE"] = "0"
+from conf.settings import ROOT
 
-import numba
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils
-from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
-from numba.extending import intrinsic
+KINDS = {
+    "int": "int64", "double": "float64", "bytes": "uint8",
+    "int64*": "int64", "float32*": "float32", "float64*": "float64", "uint8*": "uint8", "uint32*": "uint32", "uint64*": "uint64",
+}  # fmt: skip
+_IN_C: dict[str, Any] = {"int": ctypes.c_int64, "double": ctypes.c_double, "bytes": ctypes.c_char_p}  # bytes: Python's object
+_SOURCES = ("compiler.py", "kernels.py", "model_arrays.py", "native.py", "records.py", "text_kernels.py")
+_MADE_WITH = ("numba", "llvmlite", "numpy")
+_DIGEST = 32  # bytes
+_COMPILED_WITHIN_S = 300.0
 
-compiled: Any = numba.njit(cache=True, nogil=True)
-trailing_zeros: Any = _trailing_zeros
-LINE = 64  # bytes of the cache's, which `prefetch` fetches
-carray: Any = numba.carray  # type: ignore[attr-defined]
-_types: Any = numba.types
-_KINDS: dict[str, tuple[Any, Any]] = {
-    "int": (_types.int64, ctypes.c_int64),
-    "double": (_types.float64, ctypes.c_double),
-    "bytes": (_types.CPointer(_types.uint8), ctypes.c_char_p),  # an object of Python's
-} | {
-    f"{name}*": (_types.CPointer(getattr(_types, name)), ctypes.c_void_p)
-    for name in ("int64", "float64", "uint8", "uint32", "uint64")
-}
+_folder: Path | None = None
+
+log = logging.getLogger("clickodds.serving")
 
 
-def c_function(*arguments: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function of these kinds of arguments (of _KINDS) that returns an int. It keeps the interpreter's lock."""
-    ours, theirs = zip(*(_KINDS[kind] for kind in arguments), strict=True)
+class NoMachineCode(RuntimeError):
+    """Why the kernels are not to be had."""
 
-    def made(function: Callable[..., Any]) -> Any:
-        native: Any = numba.cfunc(_types.int64(*ours), cache=True)(function)
-        called: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, *theirs)(native.address)
-        called.code = native  # or it is freed
-        return called
 
-    return made
+class Function(msgspec.Struct, array_like=True):
+    """A C function that returns an int64. kinds: of its arguments. never: what its code names of numba's, for errors that it
+    cannot raise. code: an object file."""
+
+    kinds: list[str]
+    symbol: str
+    never: list[str]
+    code: bytes
+
+
+_Functions = dict[str, Function]
+
+
+def write_functions(file: Path, functions: Mapping[str, Function]) -> None:
+    """Into a new file, whole or not at all."""
+    data = msgspec.msgpack.encode(functions)
+    part = file.with_name(f"{file.name}.{os.getpid()}")
+    part.write_bytes(hashlib.sha256(data).digest() + data)
+    part.replace(file)
+
+
+def keep_in(folder: Path) -> None:
+    """Where this process finds machine code, and has it made."""
+    global _folder
+    _folder = folder
+
+
+def functions() -> Mapping[str, Callable[..., int]]:
+    """The kernels by name. Raises NoMachineCode."""
+    if _folder is None:
+        raise NoMachineCode("no folder was named for the kernels' machine code")
+    return _functions_in(_folder)
+
+
+@cache
+def _functions_in(folder: Path) -> Mapping[str, Callable[..., int]]:
+    try:
+        file = _file_in(folder)
+        _compile(file)
+        return _loaded(_read(file))
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        raise NoMachineCode(f"the kernels' machine code in {folder}: {error}") from error
+
+
+def _file_in(folder: Path) -> Path:
+    """It bears what the code follows from."""
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]  # is not there on every machine
+
+    sources = [Path(__file__).with_name(name).read_text() for name in _SOURCES]
+    features = llvm.get_host_cpu_features().flatten()
+    about = [*sources, *map(version, _MADE_WITH), llvm.get_host_cpu_name(), features]
+    return folder / f"kernels-{hashlib.sha256('\0'.join(about).encode()).hexdigest()[:16]}.bin"
+
+
+def _compile(file: Path) -> None:
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with (file.parent / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # of several workers one compiles
+        if file.exists():
+            return
+        log.warning("compiling the kernels into %s: half a minute, once", file)
+        command = [sys.executable, "-m", "serving.compiler", str(file)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_COMPILED_WITHIN_S)
+    if done.returncode:
+        raise NoMachineCode(done.stderr.strip().rpartition("\n")[2] or f"the compiler ended with {done.returncode}")
+
+
+def _read(file: Path) -> _Functions:
+    data = file.read_bytes()
+    if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+        raise NoMachineCode(f"{file}: found other bytes than were written; remove it, and the next start makes it anew")
+    return msgspec.msgpack.decode(data[_DIGEST:], type=_Functions)
+
+
+def _loaded(functions: _Functions) -> Mapping[str, Callable[..., int]]:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    give_up = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
+    for name in {name for function in functions.values() for name in function.never}:
+        llvm.add_symbol(name, give_up)
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    for function in functions.values():
+        engine.add_object_file(llvm.ObjectFileRef.from_data(function.code))
+    engine.finalize_object()
+    loaded = {}
+    for name, function in functions.items():
+        arguments = [_IN_C.get(kind, ctypes.c_void_p) for kind in function.kinds]
+        made: Any = ctypes.PYFUNCTYPE(ctypes.c_int64, *arguments)(engine.get_function_address(function.symbol))
+        made.code = engine  # or it is freed
+        loaded[name] = made
+    return loaded
 
 
 def addresses_of(arrays: Sequence[Any]) -> npt.NDArray[np.int64]:
     """(2 * arrays,) where each begins and how many values it has. They must be in a piece, and stay where they are."""
     return np.array([(array.ctypes.data, array.size) for array in arrays], dtype=np.int64).reshape(-1)
-
-
-@intrinsic
-def _pointer(_, address):  # type: ignore[no-untyped-def]
-    """An address as a pointer."""
-
-    def made(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return _types.voidptr(address), made
-
-
-@intrinsic
-def _word_at(_, address):  # type: ignore[no-untyped-def]
-    """The eight bytes at an address, which need not be a word's."""
-
-    def made(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        word = builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
-        word.align = 1
-        return word
-
-    return _types.uint64(address), made
-
-
-@intrinsic
-def _prefetch(_, address):  # type: ignore[no-untyped-def]
-    """Have the cache fetch the line of an address, and go on. Loads that are far apart then wait for memory together."""
-
-    def made(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        word = ir.IntType(32)
-        place = builder.inttoptr(arguments[0], cgutils.voidptr_t)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
-        called = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
-        builder.call(called, [place, word(0), word(3), word(1)])  # to be read, soon and more than once, as data
-        return context.get_dummy_value()
-
-    return _types.none(address), made
-
-
-pointer: Any = _pointer
-prefetch: Any = _prefetch
-word_at: Any = _word_at
-
-
-@compiled
-def array_of(addresses, number, kind):  # type: ignore[no-untyped-def]
-    """The array at this place of `addresses_of`."""
-    return carray(pointer(addresses[2 * number]), (addresses[2 * number + 1],), kind)

@@ -21,6 +21,8 @@ from models.bundle import Bundle
 from models.merging import GRID, Tree, trees_of
 from models.ridge import FARTHEST
 from serving.large_pages import beside
+from serving.model_arrays import BLOCK, BLOCKS, BY_MASK, BY_NUMBER, BY_TABLE, NUMBERS
+from serving.native import NoMachineCode, addresses_of, functions
 from serving.sides import Part
 
 _LEAVES = 64
@@ -53,10 +55,13 @@ class Scorer(Protocol):
 
 
 def make_scorer(bundle: Bundle, parts: Sequence[Part], rows: int) -> Scorer:
-    """Masks where numba is there and the trees allow it, else the Booster. rows: room; what is never written costs nothing."""
+    """Masks where there is machine code and the trees allow it, else the Booster.
+
+    rows: room; what is never written costs nothing.
+    """
     try:
         return MaskScorer(bundle, parts, rows)
-    except (NotCompilable, ImportError) as error:
+    except (NotCompilable, NoMachineCode) as error:
         log.warning("trees are not compiled, the Booster answers: %s", error)
         return BoosterScorer(bundle, parts, rows)
 
@@ -85,68 +90,68 @@ class BoosterScorer:
 
 
 class MaskScorer:
-    """Raises NotCompilable where the trees are too large, split by category, or are no whole numbers of 2**-20."""
+    """Raises NotCompilable where the trees are too large, split by category, or are no whole numbers of 2**-20, and
+    native.NoMachineCode."""
 
     def __init__(self, bundle: Bundle, parts: Sequence[Part], rows: int) -> None:
-        from serving import kernels  # takes a second, and is not there without numba
-
-        self._model, self._kernels = _Compiled(bundle, parts), kernels
+        kernels = functions()
+        self._answer, self._write = kernels["answer"], kernels["write"]
+        self._model = _Compiled(bundle, parts)
         self._keep(max(rows, 1))
-        self._compile([len(part.positions) for part in parts], max(rows, 1))
-
-    def _compile(self, widths: Sequence[int], rows: int) -> None:
-        """Write a row, so that nothing later waits for machine code."""
-        self.write(1, np.zeros((1, widths[1]), dtype=np.float32), np.zeros(1, dtype=np.intp))
-        self._keep(rows)
 
     def _keep(self, rows: int) -> None:
-        from serving.native import addresses_of
-
-        model, kernels = self._model, self._kernels
-        words, parts = model.words, len(model.nodes) - 1
+        model = self._model
+        words, parts = model.words, len(model.asked) - 1
         self._masks = np.empty((rows, words), dtype=np.uint64)
         self._units = np.empty(rows, dtype=np.int64)
         # A word has few masks, and they have many rows: a row of numbers is an eighth of the memory that a request has to read
         self._numbered = True  # while a byte is enough
         self._codes = np.empty((rows, words), dtype=np.uint8)
-        room = kernels.NUMBERS + 8  # not a power of two, whose lines would share few sets of the cache
+        room = NUMBERS + 8  # not a power of two, whose lines would share few sets of the cache
         distinct, table = np.zeros((parts, words, room), dtype=np.uint64), np.zeros((words, room), dtype=np.int32)
         self._distinct, self._table, self._counts = beside(distinct, table, np.zeros((parts, words), dtype=np.int64))
-        terms = [values for values in model.terms[0] if isinstance(values, np.ndarray)]
-        kept = [self._units, self._masks, self._codes, self._distinct, self._counts, self._table]
-        asked = [model.leaves, model.more_words, model.more_shifts]
-        self._addresses = addresses_of([*model.nodes[0], *terms, *asked, *kept, *model.points])
+        widest = max(len(asked[BLOCKS]) for asked in model.asked)
+        self._work = np.empty((2, widest), dtype=np.uint32)  # CHOSEN and BEGIN
+        self._left = np.empty((2, words), dtype=np.uint64)
+        kept = self._units, self._masks, self._codes
+        self._parts = [
+            addresses_of([*asked, *kept, distinct, counts, *self._work])
+            for asked, distinct, counts in zip(model.asked[1:], self._distinct, self._counts, strict=True)
+        ]
         self._make_room(_MANY)
 
     def _make_room(self, candidates: int) -> None:
         """What a request is worked out in, and where it is: asking NumPy for an address takes longer than many a step."""
+        model, features = self._model, len(self._model.asked[0][BLOCKS])
         self._room = candidates
-        self._request = np.empty(len(self._model.nodes[0].starts) - 1)
-        self._pack = struct.Struct(f"{len(self._request)}d").pack_into
+        self._request, self._vector = np.empty(features), np.empty(features, dtype=np.float32)
+        self._pack = struct.Struct(f"{features}d").pack_into
         self._asked = np.empty((len(self._counts), candidates), dtype=np.int64)
         self._margins, self._odds = np.empty(candidates), np.empty(candidates)
-        arrays = self._addresses, self._request, self._asked, self._margins, self._odds
-        self._at = [array.ctypes.data for array in arrays]
+        self._sums = np.empty(candidates, dtype=np.int64)
+        kept = self._units, self._masks, self._codes, self._distinct, self._counts, *self._work
+        found = self._request, self._asked, self._margins, self._odds, self._vector, *self._left, self._sums, self._table
+        self._addresses = addresses_of([*model.asked[0], *kept, *model.leaves, *model.points, *found])
+        self._at = self._addresses.ctypes.data
 
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
-        model, masks, part = self._model, self._masks, of - 1
-        self._kernels.write_rows(vectors, model.nodes[of], model.terms[of], masks, self._units, at)
-        if self._numbered:
-            self._numbered = self._kernels.number_masks(masks, at, self._distinct[part], self._counts[part], self._codes)
+        vectors, at = np.ascontiguousarray(vectors, dtype=np.float32), np.ascontiguousarray(at, dtype=np.int64)
+        part = self._parts[of - 1].ctypes.data
+        if not self._write(part, vectors.ctypes.data, at.ctypes.data, len(at), FARTHEST, GRID):
+            self._numbered = False
 
     def answer(self, request: Sequence[float], rows: Rows) -> tuple[Float64, Float64]:
-        kernels, model = self._kernels, self._model
+        model = self._model
         parts, count = rows.shape
         if count > self._room:
             self._make_room(count)
         if not self._numbered:
-            way = kernels.BY_MASK
+            way = BY_MASK
         else:
-            way = kernels.BY_TABLE if parts == 1 and count >= _MANY else kernels.BY_NUMBER
+            way = BY_TABLE if parts == 1 and count >= _MANY else BY_NUMBER
         self._pack(self._request, 0, *request)
         self._asked[:, :count] = rows
-        addresses, asked, at, margins_at, odds_at = self._at
-        kernels.answer(addresses, asked, way, at, self._room, count, model.intercept, FARTHEST, GRID, margins_at, odds_at)
+        self._answer(self._at, way, self._room, count, model.intercept, FARTHEST, GRID)
         margins = self._margins[:count].copy()
         if model.by_points:
             return margins, probabilities_of_minus(self._odds[:count])
@@ -154,7 +159,7 @@ class MaskScorer:
 
     def emptied(self) -> "MaskScorer":
         other = object.__new__(MaskScorer)
-        other._model, other._kernels = self._model, self._kernels
+        other._answer, other._write, other._model = self._answer, self._write, self._model
         other._keep(len(self._masks))
         return other
 
@@ -167,30 +172,34 @@ def probabilities_of_minus(odds: Float64) -> Float64:
 
 
 class _Compiled:
-    """A bundle's trees and ridge as the kernels take them, one `nodes` and one `terms` for each part."""
+    """A bundle's trees, ridge and calibrator as the kernels take them, see serving/model_arrays.py.
+
+    asked: of each part. leaves: from LEAVES to MORE_SHIFTS; points: AT and TO.
+    """
 
     def __init__(self, bundle: Bundle, parts: Sequence[Part]) -> None:
         trees = _in_turns(bundle.booster)
         _check(bundle, trees)
         words = _pack([tree["left_children"].count(-1) for tree in trees])
         self.words = max(word for word, _ in words) + 1
-        self.leaves = np.zeros(self.words * _LEAVES, dtype=np.int32)
+        leaves = np.zeros(self.words * _LEAVES, dtype=np.int32)
         asked: dict[int, list[_Node]] = {}
         for tree, (word, shift) in zip(trees, words, strict=True):
-            for node in _nodes(tree, word, shift, self.leaves):
+            for node in _nodes(tree, word, shift, leaves):
                 asked.setdefault(tree["split_indices"][node.number], []).append(node)
         more = [(word, shift) for word, shift in words if shift]
-        self.more_words = np.array([word for word, _ in more], dtype=np.uint64)
-        self.more_shifts = np.array([shift for _, shift in more], dtype=np.uint64)
-        self.nodes = [_part_nodes([asked.get(p, []) for p in part.positions], self.words) for part in parts]
-        self.terms = [_part_terms(bundle, part) for part in parts]
+        more_words = np.array([word for word, _ in more], dtype=np.uint64)
+        more_shifts = np.array([shift for _, shift in more], dtype=np.uint64)
+        self.asked = [
+            [*_part_nodes([asked.get(p, []) for p in part.positions], self.words), *_part_terms(bundle, part)] for part in parts
+        ]
         self.intercept = round(bundle.ridge.intercept / GRID) if bundle.ridge else 0
         self.calibrator = bundle.calibrator
         self.by_points = self.calibrator.kind == "isotonic" and len(self.calibrator.at) > 1
         points = (self.calibrator.at, self.calibrator.to) if self.by_points else ((), ())
         self.points = [np.array(of, dtype=np.float64) for of in points]
-        self.leaves, *asked_of_all = beside(self.leaves, *self.nodes[0])
-        self.nodes[0] = type(self.nodes[0])(*asked_of_all)
+        *self.asked[0], leaves = beside(*self.asked[0], leaves)
+        self.leaves = [leaves, more_words, more_shifts]
 
 
 def _in_turns(booster: Any) -> list[Tree]:
@@ -245,9 +254,8 @@ def _pack(sizes: Sequence[int]) -> list[tuple[int, int]]:
     return places
 
 
-def _part_nodes(by_feature: Sequence[list[_Node]], words: int) -> Any:
-    from serving import kernels
-
+def _part_nodes(by_feature: Sequence[list[_Node]], words: int) -> list[Any]:
+    """From STARTS to BLOCKS."""
     ordered = [sorted(asked, key=lambda node: node.threshold) for asked in by_feature]
     nodes = [node for asked in ordered for node in asked]
 
@@ -257,28 +265,26 @@ def _part_nodes(by_feature: Sequence[list[_Node]], words: int) -> Any:
             left[node.word] &= np.uint64(node.mask)
         return left
 
-    size = kernels.BLOCK
     together = [left_by([node for node in asked if node.missing_right]) for asked in ordered] + [left_by([])]
     blocks = np.zeros(len(ordered), dtype=np.int32)
     for feature, asked in enumerate(ordered):
         blocks[feature] = len(together)
         before = left_by([])
-        for start in range(0, len(asked) - size + 1, size):
-            before = before & left_by(asked[start : start + size])
+        for start in range(0, len(asked) - BLOCK + 1, BLOCK):
+            before = before & left_by(asked[start : start + BLOCK])
             together.append(before)
-    return kernels.Nodes(
-        starts=np.cumsum([0, *map(len, by_feature)], dtype=np.int32),
-        thresholds=np.array([node.threshold for node in nodes], dtype=np.float32),
-        words=np.array([node.word for node in nodes], dtype=np.uint32),
-        masks=np.array([node.mask for node in nodes], dtype=np.uint64),
-        together=np.array(together, dtype=np.uint64),
-        blocks=blocks,
-    )
+    return [
+        np.cumsum([0, *map(len, by_feature)], dtype=np.int32),
+        np.array([node.threshold for node in nodes], dtype=np.float32),
+        np.array([node.word for node in nodes], dtype=np.uint32),
+        np.array([node.mask for node in nodes], dtype=np.uint64),
+        np.array(together, dtype=np.uint64),
+        blocks,
+    ]
 
 
-def _part_terms(bundle: Bundle, part: Part) -> Any:
-    from serving import kernels
-
+def _part_terms(bundle: Bundle, part: Part) -> list[Any]:
+    """From COLUMNS to WEIGHTS_MISSING."""
     ridge = bundle.ridge
     chosen = [(c, n) for n, c in enumerate(ridge.columns) if c in part.positions] if ridge else []
     of = [n for _, n in chosen]
@@ -286,15 +292,13 @@ def _part_terms(bundle: Bundle, part: Part) -> Any:
     def doubles(values: Sequence[float]) -> Float64:
         return np.array([values[n] for n in of], dtype=np.float64)
 
-    return kernels.Terms(
-        columns=np.array([part.positions.index(c) for c, _ in chosen], dtype=np.int32),
-        means=doubles(ridge.means if ridge else ()),
-        scales=doubles(ridge.scales if ridge else ()),
-        weights=doubles(ridge.weights if ridge else ()),
-        weights_missing=doubles(ridge.weights_missing if ridge else ()),
-        farthest=FARTHEST,
-        grid=GRID,
-    )
+    return [
+        np.array([part.positions.index(c) for c, _ in chosen], dtype=np.int32),
+        doubles(ridge.means if ridge else ()),
+        doubles(ridge.scales if ridge else ()),
+        doubles(ridge.weights if ridge else ()),
+        doubles(ridge.weights_missing if ridge else ()),
+    ]
 
 
 def _check(bundle: Bundle, trees: Sequence[Tree]) -> None:

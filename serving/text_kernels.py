@@ -1,17 +1,14 @@
-"""The loops of serving/known_candidates.py, compiled by numba: find candidates by their text, write their answer's text.
-
-All that is known of a candidate stands together, so that a request touches one or two lines of the cache for each. A record in
-`words` (8 bytes each): hash of the text; stamp; record of the candidate's first text, and both lengths; a row for each part; then
-the text, and what the answer says of it, each from a whole word on. `data` is the same memory as bytes.
+"""The loops of serving/known_candidates.py, compiled by serving/compiler.py: find candidates by their text, write their answer's
+text. Records: serving/records.py.
 """
 
 import numpy as np
 
-from serving.native import LINE, c_function, carray, compiled, prefetch, trailing_zeros, word_at
+from serving.compiler import LINE, c_function, carray, compiled, prefetch, trailing_zeros, word_at
+from serving.records import COUNTS, HEAD
+from serving.records import EMPTY as _EMPTY
 
-COUNTS = 1 << 16  # more than a request has candidates
-EMPTY = np.uint32(0xFFFF_FFFF)
-HEAD = 3  # words of a record before its rows
+EMPTY = np.uint32(_EMPTY)
 _PROBES = 16  # looked at for one text; more would let a caller who knows the hash make everybody's look-ups long
 _SEED, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x9E3779B97F4A7C15)  # odd, and of many bits
 _OPEN, _SHUT, _COMMA, _END, _SPACE = 0x7B, 0x7D, 0x2C, 0x5D, 0x20
@@ -42,13 +39,20 @@ def _mixed(value, word):  # type: ignore[no-untyped-def]
     return value ^ (value >> _HALF)
 
 
-@compiled
-def hash_of(text, start, end):  # type: ignore[no-untyped-def]
-    """Of text[start:end]."""
-    value = _SEED
-    for at in range(start, end, 8):
-        value = _mixed(value, _word_of(text, at, end))
-    return value
+@c_function("bytes", "int")
+def hash_text(text, length):  # type: ignore[no-untyped-def]
+    """The hash of a text, as a signed number."""
+    body, value = carray(text, (length,)), _SEED
+    for at in range(0, length, 8):
+        value = _mixed(value, _word_of(body, at, length))
+    return np.int64(value)
+
+
+@c_function("bytes", "int", "int", "int", "uint32*", "int", "uint64*", "int")
+def find_place(text, length, value, parts, table_at, places, words_at, room):  # type: ignore[no-untyped-def]
+    """`place_of` a text with this hash. length, places, room: of the text, the table, the words."""
+    table, words = carray(table_at, (places,)), carray(words_at, (room,))
+    return place_of(carray(text, (length,)), 0, length, np.uint64(value), parts, table, words)
 
 
 @compiled
@@ -114,17 +118,20 @@ def _hashed(body, start, most, spans, hashes, table_from, last):  # type: ignore
         at += _ONE
 
 
-@c_function("bytes", "int", "int", "uint32*", "int", "uint64*", "int", "int", "int", "uint32*", "int64*", "int")
-def find_records(text, start, length, table_at, places, words_at, room, stamp, parts, records_at, rows_at, most):  # type: ignore[no-untyped-def]
+@c_function("bytes", "int", "int", "uint32*", "int", "uint64*", "int", "int", "int", "uint32*", "int64*", "int64*", "int")
+def find_records(  # type: ignore[no-untyped-def]
+    text, start, length, table_at, places, words_at, room, stamp, parts, records_at, rows_at, work_at, most
+):
     """Where the array ends * COUNTS + how many, of the JSON array whose first byte after "[" is text[start].
 
     Their records go to `records`, their rows to `rows` (parts, most). 0 where a candidate is not known, stands twice, is one too
     many, or is not written as simply as those that are known. length, places, room: of the text, the table, the words.
-    stamp: a number that no record bears yet.
+    stamp: a number that no record bears yet. work: (2, most).
     """
     body, table, words = carray(text, (length,)), carray(table_at, (places,)), carray(words_at, (room,))
     records, rows = carray(records_at, (most,)), carray(rows_at, (parts, most))
-    spans, hashes = np.empty(most, np.int64), np.empty(most, np.uint64)
+    work = carray(work_at, (2, most))
+    spans, hashes = work[0], work[1].view(np.uint64)
     table_from, words_from, last = np.int64(table.ctypes.data), np.int64(words.ctypes.data), np.uint64(places - 1)
     count, end = _hashed(body, start, most, spans, hashes, table_from, last)
     for n in range(count):  # each pass asks memory for what the next one reads
@@ -178,9 +185,3 @@ def write_predictions(records_at, count, parts, words_at, room, text, length, ou
         out[to + _ONE] = _COMMA
         to += np.uint64(2)
     return np.int64(to) - 1
-
-
-def warm_up() -> None:
-    """Compile what adds a record, so that no request waits for it."""
-    text, words, table = np.frombuffer(b"{}", dtype=np.uint8), np.zeros(8, dtype=np.uint64), np.full(2, EMPTY, dtype=np.uint32)
-    place_of(text, 0, 2, np.uint64(hash_of(text, 0, 2)), 1, table, words)

@@ -35,7 +35,7 @@ class Installation:
         state.mkdir(exist_ok=True)
         (state / "id.key").write_text(KEY.hex())
         COMPILED.mkdir(parents=True, exist_ok=True)
-        (state / "numba").symlink_to(COMPILED)
+        (state / "kernels").symlink_to(COMPILED)
         patient = {"redis_deadline_ms": "500", "queue_age_ms": "30000"}  # the machine may be busy
         return cls(state, redis, patient | (settings or {}))
 

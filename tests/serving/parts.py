@@ -19,11 +19,13 @@ from models.bundle import Bundle
 from models.lean import xgb
 from serving.fast_path import FastPath
 from serving.metrics import Metrics
+from serving.native import keep_in
 
 AS_OF = datetime(2026, 3, 1, 10, tzinfo=UTC)
 KEY = b"a key for tests only, 32 bytes.."
 ID_KEY = IdKey(KEY)
-COMPILED = load_settings().state / "numba"  # kept between runs: compiling takes longer than most tests
+COMPILED = load_settings().state / "kernels"  # kept between runs: compiling takes longer than most tests
+keep_in(COMPILED)
 CONTRACTS = ("demo", "amexpert", "talkingdata")
 
 

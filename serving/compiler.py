@@ -1,0 +1,123 @@
+"""Compile the kernels into a file, by numba: `python -m serving.compiler FILE`, which serving/native.py runs where there is none.
+
+The kernels are C functions that take numbers and addresses; whoever calls them keeps the arrays where they are. They raise
+nothing and take no memory of their own, so the code needs nothing of numba's when it runs.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Leaves are picked by gather instructions where the loops are vectorized, which on common processors is three times slower.
+os.environ["NUMBA_LOOP_VECTORIZE"] = "0"
+
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import numba
+from llvmlite import ir
+from numba.core import cgutils
+from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
+from numba.extending import intrinsic
+
+from serving.native import KINDS, Function, write_functions
+
+LINE = 64  # bytes of the cache's, which `prefetch` fetches
+_MEMORY = re.compile(r"alloc|reshape", re.IGNORECASE)  # in the names of what numba calls for it
+
+compiled: Any = numba.njit(error_model="numpy")
+trailing_zeros: Any = _trailing_zeros
+carray: Any = numba.carray  # type: ignore[attr-defined]
+_types: Any = numba.types
+_NUMBERS: dict[str, Any] = {"int": _types.int64, "double": _types.float64}
+to_compile: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
+
+
+def c_function(*kinds: str) -> Callable[[Callable[..., Any]], Any]:
+    """Marks a function of these kinds of arguments (of native.KINDS) that returns an int. It keeps the interpreter's lock."""
+
+    def marked(function: Callable[..., Any]) -> Any:
+        to_compile[function.__name__] = (function, kinds)
+        return function
+
+    return marked
+
+
+def _made(function: Callable[..., Any], kinds: tuple[str, ...]) -> Function:
+    """Its machine code."""
+    types = [_NUMBERS[kind] if kind in _NUMBERS else _types.CPointer(getattr(_types, KINDS[kind])) for kind in kinds]
+    native: Any = numba.cfunc(_types.int64(*types), error_model="numpy")(function)
+    module = llvm.parse_assembly(native.inspect_llvm())  # optimized by numba
+    outside = [found.name for found in module.functions if found.is_declaration and not found.name.startswith("llvm.")]
+    if memory := [name for name in outside if _MEMORY.search(name)]:
+        raise TypeError(f"{native.native_name}: found calls of {', '.join(memory)}, expected memory to be the caller's")
+    of_this_machine = {"cpu": llvm.get_host_cpu_name(), "features": llvm.get_host_cpu_features().flatten()}
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=3, jit=True, **of_this_machine)
+    never = [name for name in outside if name.startswith(("numba_", "NRT_"))]
+    return Function(list(kinds), native.native_name, never, machine.emit_object(module))
+
+
+@intrinsic
+def _pointer(_, address):  # type: ignore[no-untyped-def]
+    """An address as a pointer."""
+
+    def made(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return _types.voidptr(address), made
+
+
+@intrinsic
+def _word_at(_, address):  # type: ignore[no-untyped-def]
+    """The eight bytes at an address, which need not be a word's."""
+
+    def made(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        word = builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+        word.align = 1
+        return word
+
+    return _types.uint64(address), made
+
+
+@intrinsic
+def _prefetch(_, address):  # type: ignore[no-untyped-def]
+    """Have the cache fetch the line of an address, and go on. Loads that are far apart then wait for memory together."""
+
+    def made(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        word = ir.IntType(32)
+        place = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
+        called = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+        builder.call(called, [place, word(0), word(3), word(1)])  # to be read, soon and more than once, as data
+        return context.get_dummy_value()
+
+    return _types.none(address), made
+
+
+pointer: Any = _pointer
+prefetch: Any = _prefetch
+word_at: Any = _word_at
+
+
+@compiled
+def array_of(addresses, number, kind):  # type: ignore[no-untyped-def]
+    """The array at this place of native.addresses_of."""
+    return carray(pointer(addresses[2 * number]), (addresses[2 * number + 1],), kind)
+
+
+@compiled
+def rows_of(addresses, number, width, kind):  # type: ignore[no-untyped-def]
+    """The same as rows of so many values."""
+    return carray(pointer(addresses[2 * number]), (addresses[2 * number + 1] // width, width), kind)
+
+
+def main() -> int:
+    from serving import compiler, kernels, text_kernels  # noqa: F401  # they import `compiler`, which this module is not, but alike
+
+    write_functions(Path(sys.argv[1]), {name: _made(*marked) for name, marked in compiler.to_compile.items()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
