@@ -5,13 +5,18 @@ settings, 65 the contract or the id key is refused, 75 the port is taken.
 """
 
 import argparse
+import os
 import socket
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from conf.errors import ClickoddsError, UnavailableError
 from conf.settings import Settings, SettingsError, load_settings
 from serving.logs import say_on_stderr
+
+_NICE = 10
 
 
 def main() -> int:
@@ -52,10 +57,25 @@ def _serve(settings: Settings, port: int | None, workers: int | None) -> int:
 
 
 def _worker(settings: Settings, place: str) -> int:
+    _import_gently()
     from serving.server import Place, serve
 
     slot, workers, handle, cells, lifeline = map(int, place.split(":"))
     return serve(settings, socket.socket(fileno=handle), Place(slot, workers, cells, lifeline))
+
+
+def _import_gently() -> None:
+    """Most of a start is imports. They give way to the workers that answer meanwhile: a thread may be nice for a while, a process
+    could not take it back."""
+
+    def imported() -> None:
+        with suppress(OSError):  # where threads have no priority of their own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        import serving.server  # noqa: F401
+
+    thread = threading.Thread(target=imported)
+    thread.start()
+    thread.join()
 
 
 def _listen(host: str, port: int) -> socket.socket:

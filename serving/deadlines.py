@@ -14,8 +14,15 @@ class Waiting(Protocol):
     def late(self) -> None: ...
 
 
+_HELD_UP_S = 0.002  # a timer that fires so much later than it was to: this process had no processor, or something to do
+
+
 class Deadlines:
-    """Of one loop. Only the earliest moment has a timer."""
+    """Of one loop. Only the earliest moment has a timer.
+
+    uvloop looks at timers before it looks at what was received. Where this process was held up, answers may lie there: they are
+    read first, for it was not who answers that was late.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -37,6 +44,12 @@ class Deadlines:
         self._due, self._timer = due, self._loop.call_at(due, self._look)
 
     def _look(self) -> None:
+        if self._loop.time() - self._due < _HELD_UP_S:
+            self._end()
+        else:
+            self._loop.call_soon(self._loop.call_soon, self._end)  # when it has looked
+
+    def _end(self) -> None:
         self._due, self._timer = float("inf"), None
         heap, now = self._heap, self._loop.time()
         late = []

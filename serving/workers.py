@@ -90,7 +90,8 @@ class Workers:
         handles = self._listener.fileno(), self._cells.fileno(), self._lifeline
         place = ":".join(map(str, (slot, len(self._workers), *handles)))
         command = [*self._command, "--worker", place]
-        worker.process = subprocess.Popen(command, pass_fds=handles, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        # a group of its own, for Ctrl-C is ours to hand on; not a session, between which Linux may share out processors
+        worker.process = subprocess.Popen(command, pass_fds=handles, stdout=subprocess.PIPE, text=True, process_group=0)
         worker.started = time.monotonic()
 
     def _listen_to(self, worker: _Worker) -> None:

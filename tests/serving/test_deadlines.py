@@ -1,8 +1,13 @@
 """Who waits too long is told so in time, each once, whatever else is added or ends meanwhile."""
 
 import asyncio
+import socket
+import time
+from collections.abc import Callable
 
 import numpy as np
+import pytest
+import uvloop
 
 from serving.deadlines import Deadlines
 
@@ -77,3 +82,36 @@ def test_one_that_adds_another_when_it_is_late() -> None:
         return said
 
     assert sorted(asyncio.run(run())) == ["a", "a", "a", "b", "b"]
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_what_was_answered_in_time_is_read_before_anybody_is_late(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def run(answered: bool) -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        (ours, theirs), (others, caller) = socket.socketpair(), socket.socketpair()
+        deadlines, waiter, asleep = Deadlines(loop), Waiter(loop, 0.02), loop.create_future()
+
+        def read() -> None:
+            ours.recv(1)
+            waiter.ended = True
+
+        def answer_another() -> None:
+            others.recv(1)
+            if answered:
+                theirs.send(b"+")
+            time.sleep(0.1)  # much to do, or no processor
+
+        with ours, theirs, others, caller:
+            loop.add_reader(ours, read)
+            loop.add_reader(others, answer_another)
+            deadlines.add(0.02, waiter)
+            caller.send(b"?")
+            loop.call_later(0.2, asleep.set_result, None)
+            await asleep
+            loop.remove_reader(ours)
+            loop.remove_reader(others)
+        return len(waiter.told), len(deadlines._heap)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(run(answered=True)) == (0, 0)
+        assert runner.run(run(answered=False)) == (1, 0)
