@@ -81,6 +81,18 @@ def _word_at(_, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def _put_word(_, address, word):  # type: ignore[no-untyped-def]
+    """Write eight bytes to an address, which need not be a word's."""
+
+    def made(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        stored = builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    return _types.none(address, word), made
+
+
+@intrinsic
 def _prefetch(_, address):  # type: ignore[no-untyped-def]
     """Have the cache fetch the line of an address, and go on. Loads that are far apart then wait for memory together."""
 
@@ -97,6 +109,7 @@ def _prefetch(_, address):  # type: ignore[no-untyped-def]
 
 pointer: Any = _pointer
 prefetch: Any = _prefetch
+put_word: Any = _put_word
 word_at: Any = _word_at
 
 

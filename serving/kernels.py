@@ -7,6 +7,7 @@ from serving.compiler import LINE, array_of, c_function, carray, compiled, prefe
 
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _LEAF_BITS = np.uint64(6)  # a word has 64
+_ROOM = np.uint64(of.ROOM)
 
 
 @c_function("int64*", "float32*", "int64*", "int", "double", "double")
@@ -31,7 +32,7 @@ def number_masks(masks, rows, arrays):  # type: ignore[no-untyped-def]
     """These rows of `masks` as numbers, into the same rows of `codes`; 0 where there are too few."""
     words = masks.shape[1]
     codes, counts = rows_of(arrays, of.CODES, words, np.uint8), array_of(arrays, of.COUNTS, np.int64)
-    distinct = rows_of(arrays, of.DISTINCT, arrays[2 * of.DISTINCT + 1] // words, np.uint64)
+    distinct = rows_of(arrays, of.DISTINCT, of.ROOM, np.uint64)
     for row in rows:
         for word in range(words):
             mask, code, count = masks[row, word], 0, counts[word]
@@ -163,7 +164,6 @@ def sum_numbered(asked, shared, rows, count, arrays):  # type: ignore[no-untyped
     words, parts = np.uint64(asked.shape[0]), rows.shape[0]
     codes, units = rows_of(arrays, of.CODES, asked.shape[0], np.uint8), array_of(arrays, of.ROW_UNITS, np.int64)
     masks = array_of(arrays, of.DISTINCT, np.uint64)
-    stride = np.uint64(masks.shape[0]) // (np.uint64(parts) * words)
     left, sums = array_of(arrays, of.LEFT, np.uint64), array_of(arrays, of.SUMS, np.int64)
     for candidate in range(count):
         total = shared
@@ -172,7 +172,7 @@ def sum_numbered(asked, shared, rows, count, arrays):  # type: ignore[no-untyped
             row, first = codes[rows[part, candidate]], np.uint64(part) * words
             total += units[rows[part, candidate]]
             for word in range(words):
-                left[word] = before[word] & masks[(first + word) * stride + np.uint64(row[word])]
+                left[word] = before[word] & masks[(first + word) * _ROOM + np.uint64(row[word])]
             before = left
         sums[candidate] = total + _leaves_left(left, arrays)
 
@@ -197,16 +197,15 @@ def sum_by_table(asked, shared, rows, count, arrays):  # type: ignore[no-untyped
     words = np.uint64(asked.shape[0])
     counts, table = array_of(arrays, of.COUNTS, np.int64), array_of(arrays, of.TABLE, np.int32)
     masks = array_of(arrays, of.DISTINCT, np.uint64)
-    stride = np.uint64(table.shape[0]) // words
     leaves, more_words = array_of(arrays, of.LEAVES, np.int32), array_of(arrays, of.MORE_WORDS, np.uint64)
     more_shifts = array_of(arrays, of.MORE_SHIFTS, np.uint64)
     for word in range(words):
-        at, first = word * stride, word << _LEAF_BITS
+        at, first = word * _ROOM, word << _LEAF_BITS
         for code in range(np.uint64(counts[word])):
             table[at + code] = leaves[first + np.uint64(trailing_zeros(asked[word] & masks[at + code]))]
     for n in range(more_words.shape[0]):
         word, shift = more_words[n], more_shifts[n]
-        at, first = word * stride, (word << _LEAF_BITS) + shift
+        at, first = word * _ROOM, (word << _LEAF_BITS) + shift
         for code in range(np.uint64(counts[word])):
             table[at + code] += leaves[first + np.uint64(trailing_zeros((asked[word] & masks[at + code]) >> shift))]
     codes, units = rows_of(arrays, of.CODES, asked.shape[0], np.uint8), array_of(arrays, of.ROW_UNITS, np.int64)
@@ -216,13 +215,13 @@ def sum_by_table(asked, shared, rows, count, arrays):  # type: ignore[no-untyped
         row = codes[rows[0, candidate]]
         a, b, c, d = np.int32(0), np.int32(0), np.int32(0), np.int32(0)  # four sums, that none waits for the one before
         for word in range(np.uint64(0), fours, np.uint64(4)):
-            at = word * stride
+            at = word * _ROOM
             a += table[at + np.uint64(row[word])]
-            b += table[at + stride + np.uint64(row[word + np.uint64(1)])]
-            c += table[at + np.uint64(2) * stride + np.uint64(row[word + np.uint64(2)])]
-            d += table[at + np.uint64(3) * stride + np.uint64(row[word + np.uint64(3)])]
+            b += table[at + _ROOM + np.uint64(row[word + np.uint64(1)])]
+            c += table[at + np.uint64(2) * _ROOM + np.uint64(row[word + np.uint64(2)])]
+            d += table[at + np.uint64(3) * _ROOM + np.uint64(row[word + np.uint64(3)])]
         for word in range(fours, words):
-            a += table[word * stride + np.uint64(row[word])]
+            a += table[word * _ROOM + np.uint64(row[word])]
         sums[candidate] = shared + units[rows[0, candidate]] + (a + b + c + d)
 
 

@@ -102,7 +102,7 @@ class Store:
     def predictions(self, records: Records, numbers: bytes) -> bytes:
         """What the answer says of each, with its number. numbers: all of them, as a JSON array."""
         count = len(records)
-        if (size := len(numbers) + count * (self.longest + 2)) > len(self._out):
+        if (size := len(numbers) + count * (self.longest + 2) + 8) > len(self._out):
             self._out = np.empty(2 * size, dtype=np.uint8)
             self._out_at = self._out.ctypes.data
         self._records[:count] = records

@@ -6,6 +6,7 @@ Nodes are the trees' inner ones that ask the part, ordered by feature and thresh
 
 BLOCK = 64  # nodes
 NUMBERS = 256  # that a byte holds
+ROOM = NUMBERS + 8  # a word's in DISTINCT and TABLE; not a power of two, whose lines would share few sets of the cache
 BY_MASK, BY_NUMBER, BY_TABLE = 0, 1, 2  # ways to add up leaves
 
 ASKED = (
@@ -28,7 +29,7 @@ KEPT = (
     ROW_UNITS,  # (rows,) int64: the ridge part's of each row that is kept
     ROW_MASKS,  # (rows, words) uint64: what each leaves
     CODES,  # (rows, words) uint8: the same by numbers
-    DISTINCT,  # (words, NUMBERS and some) uint64: the mask of a number; of the request for each part
+    DISTINCT,  # (words, ROOM) uint64: the mask of a number; of the request for each part
     COUNTS,  # (words,) int64: how many numbers there are; of the request for each part
     CHOSEN,  # (features,) uint32, to work with, and so are the others
     BEGIN,
@@ -48,5 +49,5 @@ OF_THE_REQUEST = (
     LEFT_BY_REQUEST,  # (words,) uint64
     LEFT,
     SUMS,  # (room,) int64
-    TABLE,  # (words, NUMBERS and some) int32
+    TABLE,  # (words, ROOM) int32
 ) = range(18, 32)

@@ -24,6 +24,7 @@ _LATE_TO_OPEN = 3  # answers in a row that came too late or not at all
 _PROBE_S = 0.1  # between two questions whether Redis is back
 _CONNECT_S = 1.0
 _SILENT_S = 2.0  # a connection that leaves a PING unanswered for so long is given up
+_TOGETHER = 16  # commands
 _MORE: Any = object()
 
 Told = Callable[["list[Any] | LinkError"], None]
@@ -64,6 +65,7 @@ class RedisLink(asyncio.Protocol):
         self._on_push = on_push
         self._reader = hiredis.Reader(notEnoughData=_MORE)
         self._waiting: deque[_Ask] = deque()
+        self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[Any] = self._loop.create_future()
@@ -108,7 +110,17 @@ class RedisLink(asyncio.Protocol):
             told(LinkError("the connection is closed"))
             return
         self._waiting.append(_Ask(len(commands), told))
-        self._transport.write(b"".join(commands))
+        if not self._unsent:
+            self._loop.call_soon(self._send)
+        self._unsent += commands
+        if len(self._unsent) >= _TOGETHER:
+            self._send()
+
+    def _send(self) -> None:
+        """What one look of the loop found to ask goes out by one call of the system's, but none waits for too many others."""
+        if self._unsent and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
     def close(self) -> None:
         if self._transport is not None:

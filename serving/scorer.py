@@ -21,7 +21,7 @@ from models.bundle import Bundle
 from models.merging import GRID, Tree, trees_of
 from models.ridge import FARTHEST
 from serving.large_pages import beside
-from serving.model_arrays import BLOCK, BLOCKS, BY_MASK, BY_NUMBER, BY_TABLE, NUMBERS
+from serving.model_arrays import BLOCK, BLOCKS, BY_MASK, BY_NUMBER, BY_TABLE, ROOM
 from serving.native import NoMachineCode, addresses_of, functions
 from serving.sides import Part
 
@@ -107,8 +107,7 @@ class MaskScorer:
         # A word has few masks, and they have many rows: a row of numbers is an eighth of the memory that a request has to read
         self._numbered = True  # while a byte is enough
         self._codes = np.empty((rows, words), dtype=np.uint8)
-        room = NUMBERS + 8  # not a power of two, whose lines would share few sets of the cache
-        distinct, table = np.zeros((parts, words, room), dtype=np.uint64), np.zeros((words, room), dtype=np.int32)
+        distinct, table = np.zeros((parts, words, ROOM), dtype=np.uint64), np.zeros((words, ROOM), dtype=np.int32)
         self._distinct, self._table, self._counts = beside(distinct, table, np.zeros((parts, words), dtype=np.int64))
         widest = max(len(asked[BLOCKS]) for asked in model.asked)
         self._work = np.empty((2, widest), dtype=np.uint32)  # CHOSEN and BEGIN

@@ -4,7 +4,7 @@ text. Records: serving/records.py.
 
 import numpy as np
 
-from serving.compiler import LINE, c_function, carray, compiled, prefetch, trailing_zeros, word_at
+from serving.compiler import LINE, c_function, carray, compiled, prefetch, put_word, trailing_zeros, word_at
 from serving.records import COUNTS, HEAD
 from serving.records import EMPTY as _EMPTY
 
@@ -14,7 +14,8 @@ _SEED, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x9E3779B97F4A7C15)  # 
 _OPEN, _SHUT, _COMMA, _END, _SPACE = 0x7B, 0x7D, 0x2C, 0x5D, 0x20
 _ONE, _EIGHT, _HALF, _LOW = np.uint64(1), np.uint64(8), np.uint64(32), np.uint64(0xFFFF)
 _ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-_ONES, _HIGHS, _SHUTS = (np.uint64(0x0101_0101_0101_0101 * byte) for byte in (1, 0x80, _SHUT))  # a byte, eight times
+# a byte, eight times
+_ONES, _HIGHS, _SHUTS, _COMMAS = (np.uint64(0x0101_0101_0101_0101 * byte) for byte in (1, 0x80, _SHUT, _COMMA))
 _16 = np.uint64(16)
 _SIZE_BITS = 31  # of a place in a body
 _SIZES = (1 << _SIZE_BITS) - 1
@@ -31,6 +32,13 @@ def _word_of(text, at, end):  # type: ignore[no-untyped-def]
     for n in range(min(left, 8)):
         word |= np.uint64(text[at + n]) << np.uint64(8 * n)
     return word
+
+
+@compiled
+def _first(word, bytes_alike):  # type: ignore[no-untyped-def]
+    """Its lowest bit that is set stands in the first byte of `word` that is the one in `bytes_alike`; 0: there is none."""
+    other = word ^ bytes_alike
+    return (other - _ONES) & ~other & _HIGHS
 
 
 @compiled
@@ -95,8 +103,7 @@ def _hashed(body, start, most, spans, hashes, table_from, last):  # type: ignore
             if at >= size:
                 return 0, 0
             word = _word_of(body, np.int64(at), np.int64(size))
-            other = word ^ _SHUTS
-            shut = (other - _ONES) & ~other & _HIGHS  # the lowest bit that is set stands at the first one
+            shut = _first(word, _SHUTS)
             if shut:
                 bits = np.uint64(trailing_zeros(shut)) + _ONE
                 at += bits >> np.uint64(3)
@@ -159,29 +166,36 @@ def find_records(  # type: ignore[no-untyped-def]
 def write_predictions(records_at, count, parts, words_at, room, text, length, out_at, size):  # type: ignore[no-untyped-def]
     """Bytes written to `out`: of each record what the answer says, its number, "}", and commas.
 
-    text: the numbers, a JSON array. room, length, size: of the words, the text, `out`.
+    text: the numbers, a JSON array. room, length, size: of the words, the text, `out`, of which the last 8 bytes may be written.
     """
     records, words = carray(records_at, (count,)), carray(words_at, (room,))
     numbers, out = carray(text, (length,)), carray(out_at, (size,))
-    data, words_from = words.view(np.uint8), np.int64(words.ctypes.data)
+    words_from, out_from = np.int64(words.ctypes.data), np.int64(out.ctypes.data)
     for n in range(count):
         prefetch(words_from + 8 * np.int64(records[n]))
         prefetch(words_from + 8 * np.int64(records[n]) + LINE)
-    to, at = np.uint64(0), np.uint64(1)
+    to, at, end = np.int64(0), np.int64(1), length - 1
     for n in range(count):
         record = np.uint64(records[n])
         about = words[record + np.uint64(2)]
-        text_words = (((about >> _16) & _LOW) + np.uint64(7)) // _EIGHT
-        of = (record + np.uint64(HEAD) + np.uint64(parts) + text_words) * _EIGHT
-        for byte in range(about & _LOW):
-            out[to] = data[of + np.uint64(byte)]
-            to += _ONE
-        while numbers[at] != _COMMA and numbers[at] != _END:
-            out[to] = numbers[at]
-            to += _ONE
-            at += _ONE
-        at += _ONE
-        out[to] = _SHUT
-        out[to + _ONE] = _COMMA
-        to += np.uint64(2)
-    return np.int64(to) - 1
+        said, text_length = np.int64(about & _LOW), (about >> _16) & _LOW
+        of = record + np.uint64(HEAD) + np.uint64(parts) + (text_length + np.uint64(7)) // _EIGHT
+        for word in range(np.uint64((said + 7) >> 3)):  # what is written behind its end is written over
+            put_word(out_from + to + np.int64(word) * 8, words[of + word])
+        to += said
+        while True:  # a number, up to the comma behind it
+            word = _word_of(numbers, at, end)
+            put_word(out_from + to, word)
+            comma = _first(word, _COMMAS)
+            if comma:
+                size_of = np.int64(trailing_zeros(comma)) >> 3
+                to, at = to + size_of, at + size_of + 1
+                break
+            if at + 8 >= end:
+                to, at = to + end - at, end
+                break
+            to, at = to + 8, at + 8
+        out[np.uint64(to)] = _SHUT
+        out[np.uint64(to + 1)] = _COMMA
+        to += 2
+    return to - 1
