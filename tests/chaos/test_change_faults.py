@@ -29,6 +29,7 @@ from tests.serving.parts import ID_KEY, FeastStore, fill
 pytestmark = pytest.mark.chaos
 
 RELOADS = 50
+RELOADED_S = 120.0  # what they take, about
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def _made(installed: Installation, demo: Contract, count: int) -> list[Path]:
 def test_a_model_reloaded_fifty_times(filled: str, demo: Contract, tmp_path: Path) -> None:
     installed = installation(tmp_path, filled, demo)
     made, root = _made(installed, demo, RELOADS), installed.state / "bundles" / demo.name
-    with asked(installed) as trial:
+    with asked(installed, calm_s=RELOADED_S) as trial:
         memory = [_resident_mb(trial.server)]
         with trial.fault():
             for number, folder in enumerate(made, 1):

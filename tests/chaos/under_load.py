@@ -137,16 +137,16 @@ def since(replies: Sequence[Told], moment: float, good: Callable[[Told], bool]) 
 
 
 @contextmanager
-def asked(installed: Installation, *arguments: str) -> Iterator[Trial]:
-    """A server under load, after a while in which nothing happens."""
+def asked(installed: Installation, *arguments: str, calm_s: float = CALM_S) -> Iterator[Trial]:
+    """A server under load, after a while in which nothing happens: as long as the fault, for the latest of more requests is later."""
     made = requests()
     with installed.started(*arguments) as server:
         rate = saturation(server.port, made, 3.0) / 2
         with open_load(server.port, made, rate) as load:
             time.sleep(2.0)
             begun, used = time.monotonic(), _cpu_s(server)
-            time.sleep(CALM_S)
-            busy = (_cpu_s(server) - used) / CALM_S
+            time.sleep(calm_s)
+            busy = (_cpu_s(server) - used) / calm_s
             yield Trial(installed, server, load, rate, begun, busy)
 
 
