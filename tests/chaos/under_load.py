@@ -138,7 +138,7 @@ def since(replies: Sequence[Told], moment: float, good: Callable[[Told], bool]) 
 
 @contextmanager
 def asked(installed: Installation, *arguments: str, calm_s: float = CALM_S) -> Iterator[Trial]:
-    """A server under load, after a calm in which nothing happens. calm_s: as long as the fault, for of more the latest is later."""
+    """A server under load, after a calm. calm_s: as long as the fault, for the latest of more answers is later."""
     made = requests()
     with installed.started(*arguments) as server:
         rate = saturation(server.port, made, 3.0) / 2
