@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,7 @@ def write_functions(file: Path, functions: Mapping[str, Function]) -> None:
     data = msgspec.msgpack.encode(functions)
     part = file.with_name(f"{file.name}.{os.getpid()}")
     part.write_bytes(hashlib.sha256(data).digest() + data)
+    part.chmod(0o644)  # whatever the umask is: what others may write is not run
     part.replace(file)
 
 
@@ -112,6 +114,9 @@ def _compile(file: Path) -> None:
 
 
 def _read(file: Path) -> _Functions:
+    about = file.stat()
+    if about.st_uid not in (0, os.getuid()) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise NoMachineCode(f"{file}: found a file that others may write; remove it, and the next start makes it anew")
     data = file.read_bytes()
     if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
         raise NoMachineCode(f"{file}: found other bytes than were written; remove it, and the next start makes it anew")
@@ -125,7 +130,8 @@ def _loaded(functions: _Functions) -> Mapping[str, Callable[..., int]]:
     llvm.initialize_native_asmprinter()
     give_up = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
     for name in {name for function in functions.values() for name in function.never}:
-        llvm.add_symbol(name, give_up)
+        if llvm.address_of_symbol(name) is None:  # else numba is here, in a test
+            llvm.add_symbol(name, give_up)
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     for function in functions.values():

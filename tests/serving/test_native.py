@@ -39,12 +39,23 @@ def test_of_two_that_start_one_compiles(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_damaged_code_is_not_run(tmp_path: Path) -> None:
     functions()
-    (whole,) = [file for file in COMPILED.glob("kernels-*.bin") if file.name == native._file_in(COMPILED).name]
+    whole = native._file_in(COMPILED)
     data = bytearray(whole.read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / whole.name).write_bytes(data)
+    (tmp_path / whole.name).chmod(0o644)
     keep_in(tmp_path)
     with pytest.raises(NoMachineCode, match=f"{whole.name}: found other bytes than were written; remove it"):
+        functions()
+
+
+def test_code_that_others_may_write_is_not_run(tmp_path: Path) -> None:
+    functions()
+    whole = native._file_in(COMPILED)
+    (tmp_path / whole.name).write_bytes(whole.read_bytes())
+    (tmp_path / whole.name).chmod(0o664)
+    keep_in(tmp_path)
+    with pytest.raises(NoMachineCode, match="found a file that others may write"):
         functions()
 
 
