@@ -128,7 +128,7 @@ class ServedLog:
             self._say("")
         finally:
             self._finished += rows
-            pa.default_memory_pool().release_unused()  # or what the largest file took is kept for good, and more with each larger one
+            pa.default_memory_pool().release_unused()  # or what the largest file took is kept for good
 
     def _write(self, table: pa.Table) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
