@@ -66,7 +66,7 @@ def _worker(settings: Settings, place: str) -> int:
 
 def _import_gently() -> None:
     """Most of a start is imports. They give way to the workers that answer meanwhile: a thread may be nice for a while, a process
-    could not take it back."""
+    could not take it back. Threads that libraries start meanwhile stay so; none of them answers."""
 
     def imported() -> None:
         with suppress(OSError):  # where threads have no priority of their own

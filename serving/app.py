@@ -64,7 +64,7 @@ def create_app(
     @app.post(PREDICT, responses={200: {"model": schema.answer}, **refusals}, response_model=None)
     async def predict(
         body: Annotated[schema.request, Body(openapi_examples=example)],  # type: ignore[name-defined]
-        x_deadline_ms: Annotated[int | None, Header(ge=0, description=_DEADLINE)] = None,
+        x_deadline_ms: Annotated[int | None, Header(ge=0, lt=10**9, description=_DEADLINE)] = None,
     ) -> Response:
         """Click probabilities of the candidates, in the order asked."""
         now = in_force.state

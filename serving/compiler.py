@@ -1,4 +1,6 @@
-"""Compile the kernels into a file, by numba: `python -m serving.compiler FILE`, which serving/native.py runs where there is none.
+"""Compile the kernels into a file, by numba: `python -m serving.compiler [FILE]`; serving/native.py runs it where there is none.
+
+Without FILE it is that of this installation: what is compiled before a server is rolled out need not be at its first start.
 
 The kernels are C functions that take numbers and addresses; whoever calls them keeps the arrays where they are. They raise
 nothing and take no memory of their own, so the code needs nothing of numba's when it runs.
@@ -21,7 +23,8 @@ from numba.core import cgutils
 from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
 from numba.extending import intrinsic
 
-from serving.native import KINDS, Function, write_functions
+from conf.settings import load_settings
+from serving.native import FOLDER, KINDS, Function, file_in, write_functions
 
 LINE = 64  # bytes of the cache's, which `prefetch` fetches
 _MEMORY = re.compile(r"alloc|reshape", re.IGNORECASE)  # in the names of what numba calls for it
@@ -128,7 +131,10 @@ def rows_of(addresses, number, width, kind):  # type: ignore[no-untyped-def]
 def main() -> int:
     from serving import compiler, kernels, text_kernels  # noqa: F401  # they import `compiler`, which this module is not, but alike
 
-    write_functions(Path(sys.argv[1]), {name: _made(*marked) for name, marked in compiler.to_compile.items()})
+    os.nice(10)  # a server may be answering
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else file_in(load_settings().state / FOLDER)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_functions(file, {name: _made(*marked) for name, marked in compiler.to_compile.items()})
     return 0
 
 

@@ -19,6 +19,7 @@ from serving.logs import Seldom
 from serving.raw_batches import PartBatches
 from serving.request_plan import Plan, Planner, picker
 from serving.residents import Residents
+from serving.scorer import MaskScorer
 from serving.sides import TIMES, Part, split
 from serving.vectors import PartVectors
 
@@ -69,6 +70,11 @@ class Engine:
     async def start(self) -> None:
         """Make the candidates' rows; afterwards they follow the residents."""
         await self._rows.start()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the kernels score, and not the Booster."""
+        return isinstance(self._rows.kept.scorer, MaskScorer)
 
     @property
     def known(self) -> "KnownCandidates | None":

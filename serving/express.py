@@ -119,7 +119,11 @@ class Express:
             if body is not None:
                 metrics.took(perf_counter() - began + waited_s, 200)
 
-        self._hot.reader.ask_then(prepared.plan.commands, head.deadline_s - (prepared.decoded - began), replied)
+        try:
+            self._hot.reader.ask_then(prepared.plan.commands, head.deadline_s - (prepared.decoded - began), replied)
+        except BaseException:
+            admission.now -= 1
+            raise
         return True
 
     def _end_turn(self) -> None:

@@ -22,6 +22,7 @@ from serving.request_plan import Plan, Planner
 from serving.schema import check_time
 
 DEADLINE = b"x-deadline-ms"
+_DIGITS = 9  # of a deadline; what has more is the plain route's to say
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _JSON = (b"content-type", b"application/json")
@@ -117,10 +118,18 @@ class HotRoute:
         ended = time.perf_counter()
         answer = self._encoded(engine, asked.request_id, plan, scored)
         self._observe(Served(asked, replies, scored, read, ended, time.perf_counter()))
-        if plan.known is None and (known := engine.known) is not None and (rows := engine.rows_of(plan)) is not None:
-            named = self._named(plan)
-            known.learn(asked.body, named, [self._before_number(*one) for one in named], rows)
+        if plan.known is None:
+            self._learn(engine, asked)
         return answer
+
+    def _learn(self, engine: Engine, asked: Prepared) -> None:
+        """Know the candidates from now on. An answer that is there does not fail by it."""
+        try:
+            if (known := engine.known) is not None and (rows := engine.rows_of(asked.plan)) is not None:
+                named = self._named(asked.plan)
+                known.learn(asked.body, named, [self._before_number(*one) for one in named], rows, asked.plan.new)
+        except Exception:
+            log.exception("candidates could not be remembered")
 
     def _known(self, engine: Engine, body: bytes) -> tuple[Any, Plan] | None:
         """A request that names known candidates only."""
@@ -184,7 +193,7 @@ def deadline_of(headers: Iterable[tuple[bytes, bytes]], seconds: float) -> float
         if name == b"content-type":
             declared = value == b"application/json"
         elif name == DEADLINE:
-            if not value.isdigit():
+            if not value.isdigit() or len(value) > _DIGITS:
                 raise Refused
             seconds = min(seconds, int(value) / 1000)
     if not declared:

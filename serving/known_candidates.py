@@ -21,7 +21,7 @@ _MARK = b"%d" % MARK
 _BEFORE = (b'"candidates": [', b'"candidates":[')
 _ROOM = 1 << 16  # candidates
 _WORDS = 16 * _ROOM  # of what is known of them: 8 MB, taken as it is used
-_FIRST_TABLE = 1 << 10
+_TABLE = 2 * _ROOM
 _WORD = 1 << 64
 _LONGEST = 1024  # bytes of a text, and of what the answer says
 
@@ -44,7 +44,7 @@ class Store:
         kernels = functions()
         self._hash, self._find_place = kernels["hash_text"], kernels["find_place"]
         self._find, self._write = kernels["find_records"], kernels["write_predictions"]
-        self.table = np.full(_FIRST_TABLE, EMPTY, dtype=np.uint32)
+        self.table = np.full(_TABLE, EMPTY, dtype=np.uint32)
         self.words = np.empty(_WORDS, dtype=np.uint64)
         self.data = self.words.view(np.uint8)
         self.stamp = 0
@@ -60,16 +60,20 @@ class Store:
         self._records_at, self._rows_at, self._words_at, self._work_at = (array.ctypes.data for array in arrays)
         self._table_at, self._out_at = self.table.ctypes.data, 0
 
-    def add(self, text: bytes, named: Any, answer: bytes, rows: Sequence[int]) -> bool:
-        """Whether there was room. named: what names the candidate. answer: what stands before its number in the answer."""
+    @property
+    def share_used(self) -> float:
+        """Of the room; 1 where another record may find none."""
+        largest = HEAD + self.parts + 2 * -(-_LONGEST // 8)
+        return max(self._count / _ROOM, self._end / (_WORDS - largest))
+
+    def add(self, text: bytes, named: Any, answer: bytes, rows: Sequence[int]) -> None:
+        """named: what names the candidate. answer: what stands before its number in the answer. There must be room."""
         text_words, answer_words = -(-len(text) // 8), -(-len(answer) // 8)
         record, end = self._end, self._end + HEAD + self.parts + text_words + answer_words
-        if self._count == _ROOM or end > _WORDS:
-            return False
         value = self._hash(text, len(text))
         place = self._place(text, value)
         if place < 0 or self.table[place] != EMPTY:  # too many of nearly this hash; or here already
-            return True
+            return
         first = self._first.setdefault(named, record)
         self.words[record], self.words[record + 1] = value % _WORD, 0
         self.words[record + 2] = first << 32 | len(text) << 16 | len(answer)
@@ -82,9 +86,6 @@ class Store:
         self.table[place] = record
         self.texts.add(text)
         self._count, self._end, self.longest = self._count + 1, end, max(self.longest, len(answer))
-        if 2 * self._count > len(self.table):
-            self._grow()
-        return True
 
     def find(self, body: bytes, start: int) -> tuple[Records, Rows, int] | None:
         """Records and rows (parts, candidates) of the array that begins behind body[start - 1], and where it ends; None: see
@@ -114,15 +115,6 @@ class Store:
     def _place(self, text: bytes, value: int) -> int:
         """Where in the table the record of a text with this hash stands, or may be put; -1 where there is no room for it."""
         return self._find_place(text, len(text), value, self.parts, self._table_at, len(self.table), self._words_at, _WORDS)
-
-    def _grow(self) -> None:
-        old, self.table = self.table, np.full(4 * len(self.table), EMPTY, dtype=np.uint32)
-        self._table_at = self.table.ctypes.data
-        for record in old[old != EMPTY].tolist():
-            at, length = 8 * (record + HEAD + self.parts), int(self.words[record + 2]) >> 16 & 0xFFFF
-            place = self._place(self.data[at : at + length].tobytes(), int(self.words[record].view(np.int64)))
-            if place >= 0:
-                self.table[place] = record
 
 
 class Asked(msgspec.Struct, gc=False):
@@ -165,18 +157,23 @@ class KnownCandidates:
         records, rows, end = found
         return Asked(store, records, rows, b"%b%b%b" % (body[: start - 1], _MARK, body[end + 1 :]))
 
-    def learn(self, body: bytes, named: Sequence[Any], answers: Sequence[bytes], rows: Rows) -> None:
-        """Keep the candidates of a body that was answered. rows: (parts, candidates). See Store.add for the others."""
+    def learn(self, body: bytes, named: Sequence[Any], answers: Sequence[bytes], rows: Rows, new: Sequence[bool]) -> None:
+        """Keep the candidates of a body that was answered, as far as there is room. rows: (parts, candidates).
+
+        new: which of them Redis knows nothing of. They get half of the room: anybody can think of as many as they like.
+        """
         if self._store is None:
             self._store = Store(self._parts, self._most)
+        store = self._store
+        if store.share_used >= 1:
+            return
         texts = map(bytes, _decode_texts(body).candidates)
-        for text, name, answer, row in zip(texts, named, answers, rows.T.tolist(), strict=True):
-            if text not in self._store.texts and _is_plain(text, answer) and not self._store.add(text, name, answer, row):
-                self.forget()
-                return
+        for text, name, answer, row, is_new in zip(texts, named, answers, rows.T.tolist(), new, strict=True):
+            if text not in store.texts and _is_plain(text, answer) and store.share_used < (0.5 if is_new else 1):
+                store.add(text, name, answer, row)
 
     def forget(self) -> None:
-        """All of them: rows are other ones now, or there is no more room."""
+        """All of them: rows are other ones now."""
         self._store = None
 
 

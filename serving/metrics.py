@@ -97,6 +97,8 @@ class Metrics(Collector):
         yield GaugeMetricFamily("clickodds_feature_age_seconds", said, self._age.newest)
         said = "From Redis' word of the last changes to their being in memory; NaN until there are some."
         yield GaugeMetricFamily("clickodds_refresh_lag_seconds", said, self.refresh_lag.newest)
+        said = "1 where the compiled trees answer, 0 where the Booster does, at several times the price, or no model."
+        yield GaugeMetricFamily("clickodds_model_compiled", said, float(self._state is not None and self._state.compiled))
         champion = self._state.champion if self._state else None
         about = (champion.version, champion.bundle.identity, champion.bundle.kind) if champion else ("", "", "")
         labels = dict(zip(("version", "identity", "kind"), about, strict=True))

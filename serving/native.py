@@ -31,6 +31,7 @@ KINDS = {
 _IN_C: dict[str, Any] = {"int": ctypes.c_int64, "double": ctypes.c_double, "bytes": ctypes.c_char_p}  # bytes: Python's object
 _SOURCES = ("compiler.py", "kernels.py", "model_arrays.py", "native.py", "records.py", "text_kernels.py")
 _MADE_WITH = ("numba", "llvmlite", "numpy")
+FOLDER = "kernels"  # of the state folder
 _DIGEST = 32  # bytes
 _COMPILED_WITHIN_S = 300.0
 
@@ -60,9 +61,15 @@ def write_functions(file: Path, functions: Mapping[str, Function]) -> None:
     """Into a new file, whole or not at all."""
     data = msgspec.msgpack.encode(functions)
     part = file.with_name(f"{file.name}.{os.getpid()}")
-    part.write_bytes(hashlib.sha256(data).digest() + data)
-    part.chmod(0o644)  # whatever the umask is: what others may write is not run
-    part.replace(file)
+    try:
+        with part.open("wb") as opened:
+            opened.write(hashlib.sha256(data).digest() + data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        part.chmod(0o644)  # whatever the umask is: what others may write is not run
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def keep_in(folder: Path) -> None:
@@ -75,20 +82,31 @@ def functions() -> Mapping[str, Callable[..., int]]:
     """The kernels by name. Raises NoMachineCode."""
     if _folder is None:
         raise NoMachineCode("no folder was named for the kernels' machine code")
-    return _functions_in(_folder)
+    found = _functions_in(_folder)
+    if isinstance(found, str):
+        raise NoMachineCode(found)
+    return found
 
 
 @cache
-def _functions_in(folder: Path) -> Mapping[str, Callable[..., int]]:
+def _functions_in(folder: Path) -> Mapping[str, Callable[..., int]] | str:
+    """Or why there are none: who asks again is not to wait again."""
     try:
-        file = _file_in(folder)
+        file = file_in(folder)
         _compile(file)
-        return _loaded(_read(file))
+        if (functions := _read(file)) is None:
+            log.error("%s: found other bytes than were written; made anew", file)
+            file.unlink()
+            _compile(file)
+            functions = _read(file)
+        if functions is None:
+            raise NoMachineCode(f"{file}: found other bytes than were written, twice")
+        return _loaded(functions)
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        raise NoMachineCode(f"the kernels' machine code in {folder}: {error}") from error
+        return f"the kernels' machine code in {folder}: {error}"
 
 
-def _file_in(folder: Path) -> Path:
+def file_in(folder: Path) -> Path:
     """It bears what the code follows from."""
     import llvmlite.binding as llvm  # type: ignore[import-untyped]  # is not there on every machine
 
@@ -101,25 +119,26 @@ def _file_in(folder: Path) -> Path:
 def _compile(file: Path) -> None:
     if file.exists():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (file.parent / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # of several workers one compiles
         if file.exists():
             return
-        log.warning("compiling the kernels into %s: half a minute, once", file)
+        log.warning("compiling the kernels into %s: some ten seconds, once", file)
         command = [sys.executable, "-m", "serving.compiler", str(file)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_COMPILED_WITHIN_S)
     if done.returncode:
         raise NoMachineCode(done.stderr.strip().rpartition("\n")[2] or f"the compiler ended with {done.returncode}")
 
 
-def _read(file: Path) -> _Functions:
+def _read(file: Path) -> _Functions | None:
+    """None where it is damaged."""
     about = file.stat()
     if about.st_uid not in (0, os.getuid()) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise NoMachineCode(f"{file}: found a file that others may write; remove it, and the next start makes it anew")
     data = file.read_bytes()
     if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
-        raise NoMachineCode(f"{file}: found other bytes than were written; remove it, and the next start makes it anew")
+        return None
     return msgspec.msgpack.decode(data[_DIGEST:], type=_Functions)
 
 

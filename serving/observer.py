@@ -18,6 +18,6 @@ def observer(metrics: Metrics, served_log: ServedLog, raw: ServedRaw) -> Callabl
         if served_log.wants(asked.request_id):
             values = raw.taken(served), scored.as_of_us, scored.margins, scored.probabilities
             model = asked.engine.champion.version, asked.engine.champion.bundle.identity
-            served_log.offer(Record(asked.request_id, *values, *model, scored.reasons, raw.batch))
+            served_log.offer(Record(asked.request_id, *values, *model, scored.reasons, raw.batch, len(asked.body)))
 
     return observe

@@ -271,7 +271,10 @@ class RedisReader:
             self._wake.clear()
             while not self._closed:
                 await asyncio.sleep(_PROBE_S)
-                await self._mend()
+                try:
+                    await self._mend()
+                except Exception:  # or nobody would ever ask again
+                    log.exception("redis at %s could not be probed", self._address)
 
     async def _mend(self) -> None:
         """One probe; closes the breaker where it is answered in time."""

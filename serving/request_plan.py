@@ -14,6 +14,7 @@ from conf.personal import IdKey
 from feature_repo.redis_layout import key_text
 from serving.canonical import raw_text
 from serving.key_reader import KeyReader, clock_command
+from serving.resident_key import NEW
 from serving.residents import Residents
 from serving.sides import key_side
 
@@ -54,6 +55,12 @@ class Plan(msgspec.Struct, gc=False):
     residents: list[Found] = []
     crosses: list[tuple[list[Any], dict[Any, int | None]]] = []
     known: "Asked | None" = None
+
+    @property
+    def new(self) -> list[bool]:
+        """(count,) whether Redis holds nothing of one of a candidate's resident keys."""
+        rows = [found.rows for found in self.residents]
+        return [NEW in of_one for of_one in zip(*rows, strict=True)] if rows else [False] * self.count
 
 
 class Planner:

@@ -1,6 +1,6 @@
 """The counters of one candidate-side key, kept in memory: a row for each entity that Redis holds, and two special rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class ResidentKey:
         self._rows: dict[bytes, int] = {}
         self._by_value: dict[Any, int] = {}  # a request's own value (or tuple of values) -> row
         self._absent: dict[bytes, list[Any]] = {}
+        self._unreadable: set[bytes] = set()  # of those that have a row, which is theirs for when they are readable again
         self._moves = moves
 
     @property
@@ -51,7 +52,7 @@ class ResidentKey:
 
     def named(self, value: Any, redis_key: bytes) -> int | None:
         """Learn that a value is this entity; its row, None where it is not here."""
-        row = self._rows.get(redis_key)
+        row = None if redis_key in self._unreadable else self._rows.get(redis_key)
         if row is not None:
             self._remember(value, row)
         return row
@@ -67,30 +68,37 @@ class ResidentKey:
         read = [self.reader.row(reply) for reply in replies]
         for redis_key, reply, counters in zip(redis_keys, replies, read, strict=True):
             row = self._rows.get(redis_key)
+            self._unreadable.discard(redis_key)
             if row is None:
-                if self.reader.is_absent(reply) or self.full:
+                if self.reader.is_absent(reply):
+                    continue
+                values = self._absent.pop(redis_key, ())
+                self._moves.count += len(values)
+                if self.full:  # it is new no more, and from now on looked up
+                    self._forget_values(values)
                     continue
                 row, self.count = self.count, self.count + 1
                 self._rows[redis_key] = row
-                for value in self._absent.pop(redis_key, ()):
-                    self._by_value[value] = row
-                    self._moves.count += 1
+                self._by_value.update(dict.fromkeys(values, row))
             elif np.array_equal(self.counters[row], counters, equal_nan=True):
                 continue
             self.counters[row] = counters
             changed.append(row)
         return changed
 
-    def forget(self, redis_key: bytes) -> None:
-        """Every request that names the entity is to look it up, and finds out itself what is wrong with it."""
-        row = self._rows.pop(redis_key, None)
+    def forget(self, redis_keys: Sequence[bytes]) -> None:
+        """Every request that names one of these entities is to look it up, and finds out itself what is wrong with it."""
+        rows = {row: key for key in redis_keys if (row := self._rows.get(key)) is not None}
+        self._unreadable.update(rows.values())
         self._moves.count += 1
-        for value in [value for value, its in self._by_value.items() if its == row] + self._absent.pop(redis_key, []):
-            self._by_value.pop(value, None)
+        self._forget_values([value for value, row in self._by_value.items() if row in rows])
+        for redis_key in redis_keys:
+            self._forget_values(self._absent.pop(redis_key, ()))
 
     def learn(self, value: Any, redis_key: bytes, reply: Any) -> tuple[int | None, bool]:
         """Keep a value that a request looked up: its row, None where there is no room; whether it is new. Raises LayoutError."""
-        changed = self.put([redis_key], [reply]) if redis_key not in self._rows else []
+        known = redis_key in self._rows and redis_key not in self._unreadable
+        changed = [] if known else self.put([redis_key], [reply])
         if (row := self.named(value, redis_key)) is not None:
             return row, bool(changed)
         if not self.reader.is_absent(reply):
@@ -109,6 +117,9 @@ class ResidentKey:
     def _forget_absent(self) -> None:
         self._moves.count += 1
         for values in self._absent.values():
-            for value in values:
-                self._by_value.pop(value, None)
+            self._forget_values(values)
         self._absent.clear()
+
+    def _forget_values(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self._by_value.pop(value, None)

@@ -188,12 +188,14 @@ class Residents:
             return table.put(redis_keys, replies)
         except LayoutError:
             changed: list[int] = []
+        unreadable: list[bytes] = []
         for one, reply in zip(redis_keys, replies, strict=True):
             try:
                 changed += table.put([one], [reply])
             except LayoutError as error:
-                table.forget(one)
+                unreadable.append(one)
                 self._unreadable.warning("a candidate is not kept in memory, %r: %s", one, error)
+        table.forget(unreadable)
         return changed
 
     async def _read_clock(self, link: Link) -> tuple[Float64, int | None]:
@@ -204,7 +206,6 @@ class Residents:
         same = self.as_of_us == as_of_us and np.array_equal(self.everything, everything, equal_nan=True)
         self.everything, self.as_of_us = everything, as_of_us
         for listener in () if same else list(self.listeners):  # a reload adds one meanwhile
-           
             await listener.published(everything, as_of_us)
 
     async def _ask(self, link: Link, commands: Sequence[bytes]) -> list[Any]:

@@ -135,6 +135,8 @@ class MaskScorer:
 
     def write(self, of: int, vectors: Float32, at: Rows) -> None:
         vectors, at = np.ascontiguousarray(vectors, dtype=np.float32), np.ascontiguousarray(at, dtype=np.int64)
+        if vectors.shape != (len(at), len(self._model.asked[of][BLOCKS])) or not np.all((0 <= at) & (at < len(self._masks))):
+            raise IndexError(f"found vectors {vectors.shape} for {len(at)} rows, expected the part's, and rows that there are")
         part = self._parts[of - 1].ctypes.data
         if not self._write(part, vectors.ctypes.data, at.ctypes.data, len(at), FARTHEST, GRID):
             self._numbered = False

@@ -27,6 +27,7 @@ from serving.metrics import Metrics
 
 Float64 = npt.NDArray[np.float64]
 
+_BYTES_BITS = 9  # 512 bytes are what a candidate may take
 _TOGETHER = 4000  # candidates
 
 log = logging.getLogger("clickodds.serving")
@@ -49,6 +50,12 @@ class Record:
     model_identity: str
     reasons: Sequence[str]
     batch: Callable[[Sequence[Any]], pa.RecordBatch] = pa.concat_batches
+    raw_bytes: int = 0  # of memory, about, that raw holds
+
+    @property
+    def room(self) -> int:
+        """What it takes of the room for those that wait, in candidates: a long body of few candidates counts for more."""
+        return max(len(self.scores), self.raw_bytes >> _BYTES_BITS)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class ServedLog:
         self._metrics = metrics
         self._below = round(limits.share * 2**32)
         self._waiting: deque[Record] = deque()
-        self._offered, self._finished = 0, 0  # candidates; each counted by one thread alone
+        self._offered, self._finished = 0, 0  # room; each counted by one thread alone
         self._trouble = ""
         self._wake = threading.Event()
         self._ended = False
@@ -84,12 +91,12 @@ class ServedLog:
 
     def offer(self, record: Record) -> None:
         """Take a record, or count that there is no room. Called by one thread alone, the event loop's."""
-        rows = len(record.scores)
-        waiting = self._offered - self._finished + rows
+        room = record.room
+        waiting = self._offered - self._finished + room
         if waiting > self._limits.waiting_rows:
-            self._metrics.dropped["queue"].add(rows)
+            self._metrics.dropped["queue"].add(len(record.scores))
             return
-        self._offered += rows
+        self._offered += room
         self._waiting.append(record)
         if waiting * 2 > self._limits.waiting_rows:
             self._wake.set()
@@ -127,7 +134,7 @@ class ServedLog:
             self._metrics.logged.add(rows)
             self._say("")
         finally:
-            self._finished += rows
+            self._finished += sum(record.room for record in records)
             pa.default_memory_pool().release_unused()  # or what the largest file took is kept for good
 
     def _write(self, table: pa.Table) -> None:

@@ -26,6 +26,7 @@ from serving.app import create_app
 from serving.cells import Cells
 from serving.fast_path import FastPath
 from serving.metrics import Metrics
+from serving.native import FOLDER
 from serving.protocol import Bounds, Protocol, bounded, check_connections
 from serving.reload import Reloader
 from serving.served_log import LogLimits, ServedLog
@@ -112,7 +113,7 @@ def prepared(settings: Settings, where: str, place: Place) -> Server:
     made_for = contract.hash, id_key.fingerprint
     in_force = InForce(first_state(root, *made_for))
     metrics = Metrics(Cells(place.cells, workers=place.workers, slot=place.slot))
-    fast = FastPath(contract, id_key, parse_address(settings.redis), section, metrics, compiled=settings.state / "kernels")
+    fast = FastPath(contract, id_key, parse_address(settings.redis), section, metrics, compiled=settings.state / FOLDER)
     limits = LogLimits(section.log.share, section.log.max_waiting, section.log.max_mb << 20, section.log.every.total_seconds())
     served_log = ServedLog(served_folder(settings.state, contract.name, *made_for), raw_schema(contract), limits, metrics)
     app = create_app(

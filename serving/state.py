@@ -24,6 +24,11 @@ class ServingState:
     engine: Engine | None = None  # the champion made ready for the hot route
 
     @property
+    def compiled(self) -> bool:
+        """Whether the kernels answer, and not the Booster."""
+        return self.engine is not None and self.engine.compiled
+
+    @property
     def refusal(self) -> str | None:
         """Why nothing can be predicted, with the next step; None where all is well."""
         if self.champion is None:

@@ -91,8 +91,13 @@ class Workers:
         place = ":".join(map(str, (slot, len(self._workers), *handles)))
         command = [*self._command, "--worker", place]
         # a group of its own, for Ctrl-C is ours to hand on; not a session, between which Linux may share out processors
-        worker.process = subprocess.Popen(command, pass_fds=handles, stdout=subprocess.PIPE, text=True, process_group=0)
         worker.started = time.monotonic()
+        try:
+            worker.process = subprocess.Popen(command, pass_fds=handles, stdout=subprocess.PIPE, text=True, process_group=0)
+        except OSError as error:  # no memory, no more processes: the others answer meanwhile
+            worker.died += 1
+            worker.next_start = worker.started + _LONGEST_PAUSE_S
+            log.error("worker %d cannot be started: %s; tried again in %g s", slot, error, _LONGEST_PAUSE_S)
 
     def _listen_to(self, worker: _Worker) -> None:
         """Take its first line, if it is there: a worker that hangs must not keep this process from being told to end."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from conf.contract import Contract
 from conf.settings import load_settings
-from tests.serving.both_routes import exact_bundle
 from tests.serving.installation import Installation, Running
 from tests.serving.load import request_bytes
 from tests.serving.open_load import OpenLoad, Told, mixed, open_load, reasons, saturation, statuses
@@ -50,8 +49,7 @@ def installation(folder: Path, redis: str, contract: Contract, **settings: str) 
     usual = {"drain": "1s", "queue_age_ms": "30000", "in_flight": "10000", "max_connections": "10000", "reload_every": "1s"}
     usual["redis_deadline_ms"] = f"{WITHIN_S * 1e3}"
     made = Installation.make(Path(mkdtemp(dir=folder)), redis, usual | settings)
-    exact = exact_bundle(contract)
-    made.publish(contract, "0", trees=exact.trees, ridge=exact.ridge)
+    made.publish(contract, "0")
     return made
 
 

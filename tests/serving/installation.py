@@ -18,6 +18,7 @@ from conf.contract import Contract
 from conf.settings import ROOT
 from models.bundle import save_bundle
 from models.published import publish
+from tests.serving.both_routes import exact_bundle
 from tests.serving.parts import COMPILED, KEY, make_bundle
 
 
@@ -45,8 +46,9 @@ class Installation:
         return {k: v for k, v in os.environ.items() if not k.startswith("CLICKODDS_")} | own
 
     def publish(self, contract: Contract, version: str = "7", **changes: Any) -> Path:
-        """Make and publish a bundle; returns the published folder."""
-        bundle = make_bundle(contract, **changes)
+        """Make and publish a bundle as training does, so that the kernels answer; returns the published folder."""
+        exact = exact_bundle(contract)
+        bundle = make_bundle(contract, **({"trees": exact.trees, "ridge": exact.ridge} | changes))
         save_bundle(bundle, self.state / "made", {})
         publish(self.state / "bundles" / contract.name, self.state / "made", version)
         shutil.rmtree(self.state / "made")
@@ -71,6 +73,7 @@ class Installation:
             if server.poll() is None:
                 server.send_signal(signal.SIGINT)
             assert server.wait(30) == code, self.log()
+            assert "the Booster answers" not in self.log()
         finally:
             server.kill()
             server.wait()

@@ -1,5 +1,6 @@
 """Models and processes come and go while requests are answered: none fails, none is answered by two models at once."""
 
+import errno
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import pytest
 
 from conf.contract import Contract
 from models.calibration import Calibrator
+from serving.workers import Workers
 from tests.serving.installation import Installation, Running
 from tests.serving.load import REFUSED, Load, load
 
@@ -127,6 +129,23 @@ def test_a_worker_that_is_ended_or_killed_costs_no_request_its_answer(installati
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
     assert "worker 1 ended with -9" in installation.log() or "worker 0 ended with -9" in installation.log()
+
+
+def test_a_worker_that_cannot_be_started_does_not_end_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("serving.workers.subprocess.Popen", no_memory)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        workers = Workers(["nothing"], 2, listener, stopped_within_s=1)
+        one = workers._workers[1]
+        for _ in range(3):
+            workers._look_at(1, one)
+    assert (one.process, one.died) == (None, 1), "tried again later, not at once"
+    assert one.next_start > time.monotonic() + 1
+    assert "worker 1 cannot be started: [Errno 12] Cannot allocate memory; tried again in" in caplog.text
 
 
 def test_workers_end_when_their_parent_is_killed(installation: Installation, demo: Contract) -> None:

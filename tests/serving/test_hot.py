@@ -52,6 +52,7 @@ def test_both_routes_answer_alike(
     expected = {"masks": "MaskScorer", "booster": "BoosterScorer"}[kind]
     assert in_force.state.engine is not None
     assert type(in_force.state.engine._rows.kept.scorer).__name__ == expected
+    assert f"clickodds_model_compiled {float(kind == 'masks')}\n" in metrics.text(in_force.state).decode()
 
 
 @pytest.mark.parametrize("name", CONTRACTS)

@@ -36,7 +36,7 @@ def known() -> KnownCandidates:
     """Forty candidates; the row of a7 is 7."""
     made = KnownCandidates(parts=1, most=50)
     answers = [json.dumps({"ad_id": name, "ctr": 0.0}).encode().removesuffix(b"0.0}") for name in _NAMES]
-    made.learn(_body(_NAMES), [(name,) for name in _NAMES], answers, np.arange(40)[None])
+    made.learn(_body(_NAMES), [(name,) for name in _NAMES], answers, np.arange(40)[None], [False] * 40)
     return made
 
 
@@ -70,27 +70,41 @@ def test_what_is_not_known_to_the_letter_is_not_found(known: KnownCandidates, ca
 def test_what_is_known_is_not_learned_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made, added, add = KnownCandidates(parts=1, most=50), list[bytes](), Store.add
 
-    def watched(store: Store, text: bytes, *rest: Any) -> bool:
+    def watched(store: Store, text: bytes, *rest: Any) -> None:
         added.append(text)
-        return add(store, text, *rest)
+        add(store, text, *rest)
 
     monkeypatch.setattr(Store, "add", watched)
     for names in (_NAMES[:3], _NAMES[1:4]):
-        made.learn(_body(names), [(name,) for name in names], [b"{"] * 3, np.arange(3)[None])
+        made.learn(_body(names), [(name,) for name in names], [b"{"] * 3, np.arange(3)[None], [False] * 3)
     assert [json.loads(text)["ad_id"] for text in added] == _NAMES[:4]
 
 
-def test_all_are_forgotten_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_that_find_no_room_are_not_known_and_new_ones_get_half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.known_candidates._ROOM", 30)
     small = KnownCandidates(parts=1, most=50)
-    for names in (_NAMES[:25], _NAMES[15:]):
-        small.learn(_body(names), [(n,) for n in names], [b"{"] * 25, np.arange(25)[None])
-    assert small.find(_body(_NAMES[:1])) is None
+
+    def learn(names: list[str], new: bool) -> None:
+        count = len(names)
+        small.learn(_body(names), [(n,) for n in names], [b"{"] * count, np.arange(count)[None], [new] * count)
+
+    def known(names: list[str]) -> int:
+        return sum(small.find(_body([name])) is not None for name in names)
+
+    thought_of = [f"thought of {n}" for n in range(25)]
+    learn(thought_of, True)
+    assert known(thought_of) == 15
+    learn(_NAMES, False)
+    assert (known(_NAMES), known(_NAMES[:15]), known(thought_of)) == (15, 15, 15)
+    small.forget()
+    learn(_NAMES, False)
+    assert known(_NAMES) == 30
 
 
 def test_two_texts_of_one_candidate_are_one(known: KnownCandidates) -> None:
     """As the plain route has it: what names a candidate stands once in a request."""
-    known.learn(b'{"candidates": [{ "ad_id": "a1"}]}', [("a1",)], [b'{"ad_id":"a1","ctr":'], np.ones((1, 1), dtype=np.intp))
+    body, answer = b'{"candidates": [{ "ad_id": "a1"}]}', b'{"ad_id":"a1","ctr":'
+    known.learn(body, [("a1",)], [answer], np.ones((1, 1), dtype=np.intp), [False])
     assert known.find(b'{"candidates": [{ "ad_id": "a1"}]}') is not None
     assert known.find(b'{"candidates": [{ "ad_id": "a1"}, {"ad_id": "a1"}]}') is None
 

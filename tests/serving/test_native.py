@@ -5,6 +5,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from serving import native
@@ -33,28 +34,52 @@ def test_of_two_that_start_one_compiles(tmp_path: Path, caplog: pytest.LogCaptur
         first, second = both.map(place_of_an_empty_table, range(2))
     assert first == second
     assert 0 <= first < 8
-    assert [message for message in caplog.messages if "compiling" in message] == caplog.messages[:1]
+    assert len([message for message in caplog.messages if "compiling" in message]) == 1
     assert len(list((tmp_path / "kernels").glob("kernels-*"))) == 1
 
 
-def test_damaged_code_is_not_run(tmp_path: Path) -> None:
+def _copied(folder: Path) -> Path:
+    """The kernels' file, in another folder."""
     functions()
-    whole = native._file_in(COMPILED)
-    data = bytearray(whole.read_bytes())
+    whole = native.file_in(COMPILED)
+    copy = folder / whole.name
+    copy.write_bytes(whole.read_bytes())
+    copy.chmod(0o644)
+    keep_in(folder)
+    return copy
+
+
+def test_damaged_code_is_not_run_but_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = _copied(tmp_path)
+    data = bytearray(whole := file.read_bytes())
     data[len(data) // 2] ^= 1
-    (tmp_path / whole.name).write_bytes(data)
-    (tmp_path / whole.name).chmod(0o644)
-    keep_in(tmp_path)
-    with pytest.raises(NoMachineCode, match=f"{whole.name}: found other bytes than were written; remove it"):
-        functions()
+    file.write_bytes(data)
+    functions()
+    assert file.read_bytes() == whole, "the same source, the same code"
+    assert f"{file.name}: found other bytes than were written; made anew" in caplog.text
+
+
+def test_who_asks_again_does_not_compile_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native.sys, "executable", "/bin/false")  # type: ignore[attr-defined]
+    keep_in(tmp_path / "kernels")
+    for _ in range(2):
+        with pytest.raises(NoMachineCode, match="the compiler ended with 1"):
+            functions()
+        monkeypatch.undo()
+
+
+def test_code_that_asks_for_memory_is_refused() -> None:
+    compiler = pytest.importorskip("serving.compiler")
+
+    def asks(count):  # type: ignore[no-untyped-def]
+        return np.empty(count, np.int64)[0]
+
+    with pytest.raises(TypeError, match=r"NRT_.*, expected memory to be the caller's"):
+        compiler._made(asks, ("int",))
 
 
 def test_code_that_others_may_write_is_not_run(tmp_path: Path) -> None:
-    functions()
-    whole = native._file_in(COMPILED)
-    (tmp_path / whole.name).write_bytes(whole.read_bytes())
-    (tmp_path / whole.name).chmod(0o664)
-    keep_in(tmp_path)
+    _copied(tmp_path).chmod(0o664)
     with pytest.raises(NoMachineCode, match="found a file that others may write"):
         functions()
 

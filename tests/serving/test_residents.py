@@ -4,16 +4,21 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
 import redis
 
 from conf.contract import ALL_KEY, Contract
-from feature_repo.redis_layout import hash_field, redis_key
+from conf.contract_file import load_contract
+from conf.settings import CONF
+from feature_repo.redis_layout import LayoutError, encode_int64, hash_field, redis_key
 from models.published import Champion
 from serving.app import PREDICT
-from tests.serving.both_routes import HOT, PLAIN, Start, every_entity, exact_bundle, fill, random_request
+from serving.key_reader import KeyReader
+from serving.resident_key import Moves, ResidentKey
+from tests.serving.both_routes import HOT, PLAIN, Start, every_entity, exact_bundle, fill, random_request, without_crosses
 from tests.serving.parts import AS_OF as AS_OF_TIME
 from tests.serving.parts import make_bundle, microseconds
 
@@ -27,6 +32,43 @@ def test_candidates_beyond_the_room_are_looked_up(demo: Contract, redis_address:
         hot, plain = (client.post(PREDICT, json=request, headers=headers).json() for headers in (HOT, PLAIN))
         assert hot == plain
         assert len(served) == number + 1
+
+
+def test_what_was_new_and_finds_no_room_is_looked_up(demo: Contract, redis_address: str, start: Start) -> None:
+    contract, draw = without_crosses(demo), np.random.default_rng(8)
+    started = start(contract, exact_bundle(contract), redis_address, residents=4)
+    request = random_request(contract, draw) | {"candidates": [{"ad_id": "late", "campaign_id": "late too"}]}
+
+    def ask() -> tuple[Any, Any]:
+        hot, plain = (started.client.post(PREDICT, json=request, headers=headers).json() for headers in (HOT, PLAIN))
+        return hot, plain
+
+    fill(redis_address, contract, {(ALL_KEY, ()): dict.fromkeys(contract.counter_columns, 9)})
+    _eventually(lambda: (found := ask())[0] == found[1] and not found[0]["degraded"])
+    counters: dict[str, int | None] = dict.fromkeys(contract.counter_columns, 900)
+    new = ask()[0]
+    for name in ("one", "another", "late"):
+        fill(redis_address, contract, {("ad", (name,)): counters})
+        _eventually(lambda: started.fast.residents.keys["ad"].full or name == "one")  # noqa: B023
+    _eventually(lambda: ask()[1] != new)
+    _eventually(lambda: (found := ask())[0] == found[1])
+
+
+def test_an_unreadable_candidate_keeps_its_row_for_later() -> None:
+    contract = load_contract(CONF / "contracts" / "demo.yaml")
+    reader = KeyReader(contract, "ad")
+    table = ResidentKey(reader, 4, Moves())
+    good, bad = [encode_int64(3)] * len(reader.new), [b"?"] * len(reader.new)
+    assert table.put([b"a", b"b"], [good, good]) == [2, 3]
+    assert [table.named(name, key) for name, key in (("a", b"a"), ("A", b"a"), ("b", b"b"))] == [2, 2, 3]
+    for _ in range(3):
+        table.forget([b"a"])
+        assert list(map(table.rows_of, ("a", "A", "b"))) == [None, None, 3]
+        assert table.named("a", b"a") is None, "it is looked up"
+        with pytest.raises(LayoutError):
+            table.learn("a", b"a", bad)
+        assert table.learn("a", b"a", good)[0] == 2
+        assert (table.rows_of("a"), table.count) == (2, 4)
 
 
 def _eventually(what: Callable[[], bool]) -> None:

@@ -81,6 +81,16 @@ def test_what_finds_no_room_is_let_go_and_counted(make_log: Log, demo: Contract,
     assert len(_rows(folder)) == 6, "what was written has made room"
 
 
+def test_long_bodies_of_few_candidates_take_more_room(make_log: Log, demo: Contract) -> None:
+    log, metrics = make_log(waiting_rows=256)
+    for _ in range(3):
+        log.offer(replace(_record(demo), raw_bytes=64_000))
+    assert metrics.dropped["queue"].total == 2, "the third: 125 candidates' worth each"
+    log.flush()
+    log.offer(replace(_record(demo), raw_bytes=64_000))
+    assert metrics.dropped["queue"].total == 2, "what was written has made room"
+
+
 def test_a_share_is_a_share_and_the_same_requests_again(make_log: Log) -> None:
     ids = [f"r-{number}" for number in range(10_000)]
     some, _ = make_log(share=0.1)
