@@ -6,6 +6,7 @@ from typing import Any
 from serving.canonical import Text
 
 _REMEMBERED = 200_000  # values; a category has fewer, except in an attack
+_LONGEST = 128  # characters of one
 
 
 class Category(dict[Any, float]):
@@ -19,6 +20,8 @@ class Category(dict[Any, float]):
     def __missing__(self, value: Any) -> float:
         text = self._text(value)
         code = self.missing if text is None else self._codes.get(text, len(self._words))
+        if text is not None and len(text) > _LONGEST:  # memory is bounded by values, and these would make it another bound
+            return code
         if len(self) >= _REMEMBERED:
             self.clear()
         self[value] = code

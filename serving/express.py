@@ -22,6 +22,8 @@ _END = b"\r\n\r\n"
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e\x80-\xff]+(?:[ \t]+[\x21-\x7e\x80-\xff]+)*)?[ \t]*")
 _SIZE = re.compile(rb"[0-9]{1,8}")
 _NOT_OURS = {b"transfer-encoding", b"expect", b"upgrade", b"connection", b"te", b"trailer", b"content-encoding"}
+_NOT_OURS |= {b"proxy-connection"}
+_KEEP = (b"connection", b"keep-alive")  # as many a client says though it goes without saying
 _REMEMBERED = 2048  # heads: a caller's are alike but for the length
 _LONGEST = 4096  # bytes of a head that is worth remembering
 
@@ -72,7 +74,7 @@ class Express:
             if (found := _LINE.fullmatch(line)) is None:
                 return None
             headers.append((found[1].lower(), found[2] or b""))
-        names = [name for name, _ in headers]
+        names = [name for name, value in headers if (name, value.lower()) != _KEEP]
         sizes = [value for name, value in headers if name == b"content-length"]
         if len(sizes) != 1 or not _SIZE.fullmatch(sizes[0]) or int(sizes[0]) > self._max_body or not _NOT_OURS.isdisjoint(names):
             return None

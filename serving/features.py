@@ -48,6 +48,7 @@ class OnlineFeatures:
         self._reader = reader
         self._max_age = max_age
         self._fields = {key: [hash_field(key, c) for c in contract.counter_columns] for key in contract.counted_keys}
+        self._used = [n for n, c in enumerate(contract.counter_columns) if c not in LAST_SEEN]
         self._clock = clock_command(contract.name, CLOCK, AS_OF)
         self._unavailable: Counters = (None,) * len(contract.counter_columns)
         self._new: Counters = tuple(None if c in LAST_SEEN else 0 for c in contract.counter_columns)
@@ -110,7 +111,7 @@ class OnlineFeatures:
     def _counters(self, reply: Any) -> Counters:
         if type(reply) is not list:
             raise LayoutError(f"found {reply}, expected a hash")
-        if all(field is None for field in reply):
+        if not any(reply[place] is not None for place in self._used):
             return self._new
         return tuple(decode_int64(field) for field in reply)
 

@@ -45,6 +45,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **named)
         self.waits_since: float | None = monotonic()  # for a request to be whole, or an answer to be taken; None: for neither
         self._in_head = True
+        self._begun = False  # uvicorn's parser has seen a part of a message, and not its end
         self._head = 0
         self._unstarted: tuple[RequestResponseCycle, Any] | None = None
         self._draining = False
@@ -78,7 +79,7 @@ class Protocol(HttpToolsProtocol):
 
     def _goes_express(self, data: bytes, express: Express) -> bool:
         """Whether the request is answered so, or waits for its end to be; see serving/express.py."""
-        alone = self._in_head and not self._head and (self.cycle is None or self.cycle.response_complete)
+        alone = not self._begun and not self._head and (self.cycle is None or self.cycle.response_complete)
         if not alone or self._draining or self.flow.write_paused or (head := express.head_of(data)) is None:
             return False
         if len(data) > head.size:
@@ -126,6 +127,12 @@ class Protocol(HttpToolsProtocol):
         if self._in_head and self._head > self.bounds.head and not self._refused:
             self._refuse(431, f"the request's head is larger than {self.bounds.head >> 10} KiB")
 
+    def on_message_begin(self) -> None:
+        self._begun = True
+        if self.waits_since is None:  # it came with the end of the one before
+            self.waits_since = monotonic()
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         self._in_head = False
         if self._head > self.bounds.head:  # or its body has come with it
@@ -151,7 +158,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._refused:
             return
-        self._in_head, self._head, self.waits_since = True, 0, None
+        self._in_head, self._begun, self._head, self.waits_since = True, False, 0, None
         super().on_message_complete()
         if self._unstarted is not None:
             cycle, app = self._unstarted
@@ -184,7 +191,10 @@ class Protocol(HttpToolsProtocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        self.waits_since = None
+        """The answers are taken. What has come of the next request meanwhile has its time from now on."""
+        self.waits_since = monotonic() if self._begun or self._held else None
+        if self.waits_since is None and not self._busy:
+            self._idle_since = monotonic()
         super().resume_writing()
 
     def check(self, now: float) -> None:
@@ -211,6 +221,8 @@ class Protocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()  # an answer is on its way already: there is no place for another
             return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # its answer finds nobody
         body = problem_body(status, detail)
         head: Mapping[bytes, bytes] = {
             **dict(self.server_state.default_headers),

@@ -27,6 +27,8 @@ from serving.sides import key_side
 _TOGETHER = 200  # keys that are read and recomputed in one go: about a millisecond in which no request is answered
 _PAUSE_S = 0.05  # in which written keys gather
 _RETRY_S = 0.25
+_ALIVE_S = 1.0  # of silence, after which Redis is asked whether it is there
+_SILENT_S = 2.0  # a connection that does not answer that within so long is given up
 _SCAN = "1000"
 
 log = logging.getLogger("clickodds.serving")
@@ -118,10 +120,15 @@ class Residents:
                 if not self._written:
                     self._told.clear()
                     told = asyncio.ensure_future(self._told.wait())
-                    await asyncio.wait([told, link.lost], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait([told, link.lost], timeout=min(left, _ALIVE_S), return_when=asyncio.FIRST_COMPLETED)
                     told.cancel()
                     if link.lost.done():
                         raise LinkError("the connection was closed")
+                    if not self._written:  # nothing to say, or nothing arrives any more
+                        async with asyncio.timeout(_SILENT_S):
+                            for node in link.nodes:
+                                await self._ask(node, [command("PING")])
+                        continue
                 await asyncio.sleep(_PAUSE_S)
                 await self._read_written(link)
 

@@ -25,6 +25,7 @@ from serving.acceptor import Acceptor
 from serving.app import create_app
 from serving.cells import Cells
 from serving.fast_path import FastPath
+from serving.memory import give_back_what_is_large
 from serving.metrics import Metrics
 from serving.native import FOLDER
 from serving.protocol import Bounds, Protocol, bounded, check_connections
@@ -142,6 +143,7 @@ def prepared(settings: Settings, where: str, place: Place) -> Server:
 def serve(settings: Settings, listener: socket.socket, place: Place = Place()) -> int:
     """Serve until SIGTERM or SIGINT, then answer what is asked still and return the exit code. Raises ClickoddsError."""
     sys.setswitchinterval(SWITCH_S)
+    give_back_what_is_large()
     server = prepared(settings, address(listener), place)
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again when all is answered
     try:

@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from tests.serving.load import request_bytes
 from tests.serving.test_change_under_load import BODY
 
 EXPRESS = request_bytes(BODY)
-OTHER = EXPRESS.replace(b"host: x\r\n", b"host: x\r\nconnection: keep-alive\r\n")  # a header that it leaves to uvicorn
+OTHER = EXPRESS.replace(b"host: x\r\n", b"host: x\r\nte: trailers\r\n")  # a header that it leaves to uvicorn
+KEPT = EXPRESS.replace(b"host: x\r\n", b"host: x\r\nConnection: Keep-Alive\r\n")
 BROKEN = request_bytes({**BODY, "request_id": ""})
 
 
@@ -68,7 +70,7 @@ def _asked(server: Running, *parts: bytes, replies: int = 1, pause_s: float = 0.
 
 def test_both_ways_answer_alike(server: Running) -> None:
     (express,), (other,) = _asked(server, EXPRESS), _asked(server, OTHER)
-    assert express == other
+    assert express == other == _asked(server, KEPT)[0]
     assert express[0] == 200
     assert {"x-content-type-options", "cache-control", "content-security-policy"} <= express[1].keys()
 
@@ -90,6 +92,34 @@ def test_requests_that_do_not_wait_are_answered_in_their_order(server: Running) 
     assert statuses == [200, 200, 422] * 4
     cut = len(EXPRESS) + 60
     assert [r[0] for r in _asked(server, (EXPRESS * 2)[:cut], (EXPRESS * 2)[cut:], replies=2, pause_s=0.05)] == [200, 200]
+
+
+def test_a_head_that_has_begun_is_uvicorn_s_to_end(server: Running) -> None:
+    """The second packet is no request of its own, though it looks like one: it goes on with a header of the one before."""
+    hidden = b"POST /v1/predict HTTP/1.1\r\nx-note: "
+    replies = _asked(server, OTHER + hidden, EXPRESS, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", replies=3, pause_s=0.2)
+    assert [status for status, *_ in replies] == [200, 200, 200]
+    assert json.loads(replies[2][2]) == {"status": "alive"}
+
+
+def test_half_a_request_behind_answers_that_nobody_took_has_its_time(demo: Contract, tmp_path: Path) -> None:
+    installation = Installation.make(tmp_path, "127.0.0.1:1", {"request_timeout": "8s"})
+    installation.publish(demo)
+    candidates = [{"ad_id": f"{n} {'x' * 400}", "campaign_id": "c1"} for n in range(100)]
+    long = request_bytes({**BODY, "candidates": candidates})
+    with installation.started() as running, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", running.port))
+        for _ in range(90):  # 4 MB of answers, more than the system keeps
+            connection.sendall(long)
+            time.sleep(0.05)
+        connection.sendall(long[:1_000])
+        said = b""
+        while chunk := connection.recv(1 << 16):
+            said += chunk
+    assert said.count(b"HTTP/1.1 200 ") > 10
+    assert b"HTTP/1.1 408 " in said
 
 
 @pytest.mark.parametrize(
