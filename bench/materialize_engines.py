@@ -2,7 +2,8 @@
 
 Moves the view twice, into an emptied Redis: cold, from the process's start, and warm. `data` writes the view's Delta table and
 `floor` sends Redis the commands of `ours`, made beforehand. The last line is JSON. `paced` is ours at its default rate limit: it
-moves the increment, says "warm", waits for a line, moves the table and says "wrote" and the seconds.
+moves the increment, says "warm", waits for a line, moves the table and says "wrote" and the seconds. `hourly` is ours in a Spark
+session that it finds, as in jobs/hourly.py; one that it starts for itself is set up for a single run.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import redis
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from bench.materialize_processes import PACED
+from bench.materialize_processes import HOURLY, PACED
 from bench.measure import Cost, cost
 from feature_repo.redis_layout import AT, ViewLayout
 
@@ -36,7 +37,7 @@ _COLD, _WARM = "cold", "warm"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", choices=[*_TYPES, "data", "floor", PACED])
+    parser.add_argument("engine", choices=[*_TYPES, "data", "floor", PACED, HOURLY])
     parser.add_argument("folder", type=Path)
     parser.add_argument("address")
     parser.add_argument("what", help="full, increment; of data and floor how many keys")
@@ -52,8 +53,10 @@ def main() -> int:
     if args.engine == PACED:
         _paced(_store("ours", args.folder, args.address, limited=True))
         return 0
+    if args.engine == HOURLY:
+        SparkSession.builder.appName("bench hourly").getOrCreate()
     with cost() as cold:
-        store = _store(args.engine, args.folder, args.address)
+        store = _store("ours" if args.engine == HOURLY else args.engine, args.folder, args.address)
         interval = FULL if args.what == "full" else INCREMENT
         store.materialize(*interval)
     digest = digest_of(args.address)

@@ -13,7 +13,7 @@ from bench.measure import peak_mib
 from conf.environment import environment
 from conf.settings import ROOT, load_settings
 
-PACED = "paced"
+PACED, HOURLY = "paced", "hourly"
 
 
 @contextmanager

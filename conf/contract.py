@@ -14,12 +14,12 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from conf.durations import Duration, format_duration
+from conf.names import ALL_KEY as ALL_KEY
+from conf.names import SCOPE as SCOPE
 
 HOUR = timedelta(hours=1)
-ALL_KEY = "all"  # the empty key: everything, counted like any other; its rate is the prior of the others
 MAX_TEXT = 512  # characters of an id or category, in a log as in a request
 CLOCK = "clock"  # the view whose one row tells up to which publication the online store is filled
-SCOPE = "scope"  # the one entity of the views `all` and `clock`, whose value is ALL_KEY
 AS_OF = "as_of_us"  # its only feature: that publication time, microseconds
 LAST_SEEN = ("last_impression_us", "last_click_us")  # counters that are times: stored, but no feature asks for them
 # Columns the tables bring of their own. A log whose column has such a name gives it another one with `from:`.

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_repo.arrow_buffers import text_offsets
+
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -97,7 +99,7 @@ def fixed(tag: bytes, words: Words, present: Mask | None) -> Piece:
 
 def texts(column: pa.StringArray | pa.BinaryArray) -> Piece:
     """The bytes of a column of strings without nulls."""
-    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+    offsets = text_offsets(column)
     lengths = np.diff(offsets).astype(np.int64)
     width = int(lengths.max(initial=0))
     if not width:

@@ -137,5 +137,8 @@ def _require_same_redis(plan: Plan) -> None:
 
 def _session() -> SparkSession:
     """The session at hand, else one of conf/spark-defaults.conf that shows its progress."""
+    if (running := SparkSession.getActiveSession()) is not None:
+        return running
     mine = SparkSession.builder.appName("clickodds materialize").config("spark.ui.showConsoleProgress", "true")
-    return SparkSession.getActiveSession() or mine.getOrCreate()
+    # a command's own JVM: Java's optimizing compiler would cost it more than it gives back before it ends
+    return mine.config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1").getOrCreate()

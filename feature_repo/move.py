@@ -8,7 +8,7 @@ from feast import FeatureView
 from pyspark.sql import DataFrame, SparkSession
 
 from feature_repo import redis_writer as writer
-from feature_repo.redis_writer import KEY_SCHEMA, REDIS_KEY, TALLY_SCHEMA, Plan, Tally
+from feature_repo.redis_writer import KEY_SCHEMA, REDIS_KEY, TALLY, TALLY_SCHEMA, Plan, Tally
 from feature_repo.view_source import distinct_keys, newest, source_rows
 
 EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)  # an interval from here on is full: keys without a row leave Redis
@@ -30,7 +30,7 @@ def move(spark: SparkSession, view: FeatureView, plan: Plan, start: datetime, en
 def _sum(tallies: DataFrame) -> Tally:
     """What the workers did together. Raises what stopped one of them."""
     total = Tally()
-    for tally in (Tally(**row.asDict()) for row in tallies.collect()):
+    for tally in (Tally.read(row[TALLY]) for row in tallies.collect()):
         if tally.error:
             raise tally.as_error()
         total.written += tally.written

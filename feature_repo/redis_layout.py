@@ -7,15 +7,18 @@ protos/feast/types/Value.proto; tests hold both sides equal. docs/materialize.md
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import mmh3
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from conf.contract import ALL_KEY, SCOPE
 from conf.errors import DataError
+from conf.names import ALL_KEY, SCOPE
+from feature_repo.arrow_buffers import present, text_offsets, values
 from feature_repo.byte_matrix import Ints, Mask, Piece, constant, decimal, fixed, joined, texts, total_lengths, varint
 
 AT = "at_us"  # column of a batch: the row's time, microseconds since 1970
@@ -213,6 +216,13 @@ class ViewLayout:
 
         return _commands(batch.append_column(_KEY, keys), pieces)
 
+    def zeros(self, batch: pa.RecordBatch) -> Mask:
+        """Whether a row says nothing that an absent one would not: each feature zero, empty or null."""
+        zeros = np.ones(batch.num_rows, np.bool_)
+        for name, _ in self.features:
+            zeros &= _sizes(batch.column(name)) == 0
+        return zeros
+
     @property
     def _fields(self) -> list[bytes]:
         return [time_field(self.view), *(hash_field(self.view, name) for name, _ in self.features)]
@@ -276,13 +286,17 @@ def _argument(pieces: list[Piece]) -> list[Piece]:
 
 def _numbers(column: pa.Array) -> Ints:
     """Values as int64, 0 where null."""
-    numbers: Ints = pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
-    return numbers
+    numbers: Ints = values(column.cast(pa.int64()))
+    return np.where(present(column), numbers, 0) if column.null_count else numbers
 
 
-def _present(column: pa.Array) -> Mask:
-    present: Mask = column.is_valid().to_numpy(zero_copy_only=False)
-    return present
+def _sizes(column: pa.Array) -> NDArray[Any]:
+    """Numbers, or the lengths of texts; 0 where null."""
+    if _is_text(column.type):
+        return np.where(present(column), np.diff(text_offsets(column)), 0)
+    if pa.types.is_floating(column.type):
+        return np.where(present(column), values(column), 0)
+    return _numbers(column)
 
 
 def _time(column: pa.Array) -> list[Piece]:
@@ -291,30 +305,30 @@ def _time(column: pa.Array) -> list[Piece]:
 
 
 def _integer(tag: int) -> Callable[[pa.Array], list[Piece]]:
-    return lambda column: [varint(tag, _numbers(column), _present(column))]
+    return lambda column: [varint(tag, _numbers(column), present(column))]
 
 
 def _float(tag: bytes, kind: str) -> Callable[[pa.Array], list[Piece]]:
     def pieces(column: pa.Array) -> list[Piece]:
-        words = pc.fill_null(column, float("nan")).to_numpy(zero_copy_only=False).astype(kind, copy=False)
-        return [fixed(tag, words, ~np.isnan(words))]  # Feast takes NaN for null
+        words = values(column).astype(kind, copy=False)
+        return [fixed(tag, words, present(column) & ~np.isnan(words))]  # Feast takes NaN for null
 
     return pieces
 
 
 def _string(column: pa.Array) -> list[Piece]:
-    text = texts(pc.fill_null(column, ""))
-    return [varint(0x12, text.lengths, _present(column)), text]
+    text, there = texts(column), present(column)
+    return [varint(0x12, text.lengths, there), replace(text, lengths=text.lengths * there)]
 
 
 def _key_string(column: pa.Array) -> list[Piece]:
     text = texts(column)
-    return [fixed(_STRING_TAG, text.lengths.astype("<u4"), _present(column)), text]
+    return [fixed(_STRING_TAG, text.lengths.astype("<u4"), None), text]
 
 
 def _key_integer(kind: int, word: str) -> Callable[[pa.Array], list[Piece]]:
     head = struct.pack("<II", kind, np.dtype(word).itemsize)
-    return lambda column: [fixed(head, _numbers(column).astype(word), _present(column))]
+    return lambda column: [fixed(head, _numbers(column).astype(word), None)]
 
 
 KEY_TYPES: dict[str, Callable[[pa.Array], list[Piece]]] = {

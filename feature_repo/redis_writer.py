@@ -1,26 +1,29 @@
 """What Spark's workers run: Arrow batches of newest rows into Redis, in Feast's layout, a bounded number of commands at a time.
 
-Imports no Feast, for which every worker would pay. A worker does not raise what a person can act on: it hands it back, so that
-the engine says one line and not a trace.
+Imports no Feast, no pydantic, and through pyarrow no pandas (feature_repo/arrow_buffers.py): every worker would pay. A worker
+does not raise what a person can act on: it hands it back, so that the engine says one line and not a trace.
 """
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import chain, pairwise
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from conf.errors import EXIT_TRY_AGAIN, ClickoddsError, DataError, UnavailableError
 from conf.redis_address import RedisAddress
+from feature_repo.arrow_buffers import binaries, mask
 from feature_repo.byte_matrix import Mask
 from feature_repo.redis_layout import ViewLayout, decode_time, project_of, scan_pattern
 from feature_repo.redis_wire import Wire
 
-REDIS_KEY = "redis_key"
+REDIS_KEY, TALLY = "redis_key", "tally"
+TALLY_SCHEMA, KEY_SCHEMA = f"{TALLY} binary", f"{REDIS_KEY} binary"
 _ROWS = 2_048  # sent at once; as many are encoded while Redis works on them
 _SCANNED = 5_000
 
@@ -54,15 +57,16 @@ class Tally:
     error: str = ""
 
     def batch(self) -> pa.RecordBatch:
-        return pa.record_batch({field.name: [getattr(self, field.name)] for field in fields(self)})
+        return pa.record_batch({TALLY: binaries([json.dumps(asdict(self)).encode()])})
+
+    @classmethod
+    def read(cls, tally: bytes) -> Self:
+        return cls(**json.loads(tally))
 
     def as_error(self) -> ClickoddsError:
         """What stopped the worker, as it was raised there."""
         return (UnavailableError if self.exit_code == EXIT_TRY_AGAIN else DataError)(self.error)
 
-
-TALLY_SCHEMA = "written long, removed long, newer long, exit_code long, error string"
-KEY_SCHEMA = f"{REDIS_KEY} binary"
 
 
 def write_rows(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -78,15 +82,14 @@ def _write(plan: Plan, parts: Iterator[pa.RecordBatch], wire: Wire, tally: Tally
     are sent before those of the part before are answered."""
     layout = plan.layout
     for place, (keys, part) in enumerate(_one_ahead(_asked(plan, parts, wire))):
-        zeros = _zeros(layout, part) if plan.remove_zeros else np.zeros(part.num_rows, np.bool_)
+        zeros = layout.zeros(part) if plan.remove_zeros else np.zeros(part.num_rows, np.bool_)
         commands, expected = _writes(plan, keys, part, ~zeros)
         if place > 1:
             wire.receive()  # to what was sent two parts before
-        held = pa.array(wire.receive(), pa.binary())
-        newer, known = _after(held, plan.end_us), held.is_valid().to_numpy(zero_copy_only=False)
+        known, newer = _known(wire.receive(), plan.end_us)
         if newer.any():
             commands, expected = _writes(plan, keys, part, ~zeros & ~newer)
-        gone = keys.filter(pa.array(zeros & known & ~newer))
+        gone = keys.filter(mask(zeros & known & ~newer))
         wire.send(commands + layout.remove(gone), expected + len(gone))
         tally.written += int((~zeros & ~newer).sum())
         tally.removed += len(gone)
@@ -113,7 +116,7 @@ def _one_ahead[Item](items: Iterator[Item]) -> Iterator[Item]:
 def _writes(plan: Plan, keys: pa.BinaryArray, part: pa.RecordBatch, chosen: Mask) -> tuple[bytes, int]:
     """Commands that write the chosen rows, and how many they are."""
     if not chosen.all():
-        keys, part = keys.filter(pa.array(chosen)), part.filter(pa.array(chosen))
+        keys, part = keys.filter(mask(chosen)), part.filter(mask(chosen))
     commands, number = plan.layout.write(keys, part), part.num_rows
     for how in (b"NX", b"GT") if plan.ttl_s else ():  # a key that another view's row keeps for longer stays
         commands, number = commands + plan.layout.expire(keys, part, plan.ttl_s, how), number + part.num_rows
@@ -134,7 +137,7 @@ def scan_keys(plan: Plan, _: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
     with Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id) as wire:
         while True:
             cursor, keys = wire.ask(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCANNED)
-            yield pa.record_batch({REDIS_KEY: pa.array(keys, pa.binary())})
+            yield pa.record_batch({REDIS_KEY: binaries(keys)})
             if cursor == b"0":
                 return
 
@@ -144,11 +147,11 @@ def remove_keys(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Re
     tally, layout, pace = Tally(), plan.layout, _Pace(plan.rows_per_s)
     with _noted(tally), Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id) as wire:
         for part in _slices(batches):
-            own = [project_of(key) == layout.project.encode() for key in part.column(REDIS_KEY).to_pylist()]
-            keys = part.column(REDIS_KEY).filter(pa.array(own))  # not of a project whose name only ends like this one's
+            own = np.array([project_of(key) == layout.project.encode() for key in part.column(REDIS_KEY).to_pylist()])
+            keys = part.column(REDIS_KEY).filter(mask(own))  # not of a project whose name only ends like this one's
             pace.wait(len(keys))
-            held = pa.array(wire.exchange(layout.ask_time(keys), len(keys)), pa.binary())
-            gone = keys.filter(pa.array(held.is_valid().to_numpy(zero_copy_only=False) & ~_after(held, plan.end_us)))
+            known, newer = _known(wire.exchange(layout.ask_time(keys), len(keys)), plan.end_us)
+            gone = keys.filter(mask(known & ~newer))
             wire.exchange(layout.remove(gone), len(gone))
             tally.removed += len(gone)
     yield tally.batch()
@@ -182,19 +185,8 @@ def _slices(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield batch.slice(start, _ROWS)
 
 
-def _zeros(layout: ViewLayout, part: pa.RecordBatch) -> Mask:
-    """Whether a row says nothing that an absent one would not."""
-    zeros = np.ones(part.num_rows, np.bool_)
-    for name, kind in layout.features:
-        column = part.column(name)
-        zero = pc.equal(column, pa.scalar(0).cast(column.type)) if kind != "String" else pc.equal(column, "")
-        zeros &= pc.fill_null(zero, True).to_numpy(zero_copy_only=False)
-    return zeros
-
-
-def _after(held: pa.BinaryArray, end_us: int) -> Mask:
-    """Whether Redis holds a row from after the interval's end, False where it holds none. Each time is decoded once."""
-    times = held.dictionary_encode()
-    after = np.array([*(decode_time(at) > end_us for at in times.dictionary.to_pylist()), False])
-    selected: Mask = after[pc.fill_null(times.indices, len(times.dictionary)).to_numpy(zero_copy_only=False)]
-    return selected
+def _known(times: Sequence[bytes | None], end_us: int) -> tuple[Mask, Mask]:
+    """Of each `_ts` in Redis: whether there is one, and whether it is from after the interval's end. Each is decoded once."""
+    kinds = {at: 0 if at is None else 2 if decode_time(at) > end_us else 1 for at in set(times)}
+    found = np.fromiter(map(kinds.__getitem__, times), np.uint8, len(times))
+    return found > 0, found > 1

@@ -1,8 +1,12 @@
 """What a worker does with its batches, on a real Redis: one that is full, gone or started anew, connections that break, pace."""
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from threading import Thread
 from typing import Any
@@ -13,10 +17,11 @@ import pytest
 from conf.errors import ClickoddsError, DataError, UnavailableError
 from conf.redis_address import RedisAddress, parse_address
 from conf.redis_server import free_port
+from conf.settings import ROOT
 from feature_repo import redis_wire
 from feature_repo.redis_layout import AT, ViewLayout, decode_int64, hash_field, redis_key
 from feature_repo.redis_wire import Wire
-from feature_repo.redis_writer import REDIS_KEY, Plan, Tally, remove_keys, scan_keys, write_rows
+from feature_repo.redis_writer import REDIS_KEY, TALLY, Plan, Tally, remove_keys, scan_keys, write_rows
 
 LAYOUT = ViewLayout("demo", "v", (("user", "String"),), (("n", "Int64"),))
 HOUR_US = 3_600_000_000
@@ -42,12 +47,35 @@ def many() -> pa.RecordBatch:
 
 
 def written(plan: Plan, *batches: pa.RecordBatch) -> Tally:
-    (said,) = write_rows(plan, iter(batches))
-    return Tally(**said.to_pylist()[0])
+    return tally_of(write_rows(plan, iter(batches)))
+
+
+def tally_of(said: Iterator[pa.RecordBatch]) -> Tally:
+    (batch,) = said
+    return Tally.read(batch.to_pylist()[0][TALLY])
 
 
 def held(client: Any, user: str) -> int | None:
     return decode_int64(client.hget(redis_key("demo", {"user": user}), hash_field("v", "n")))
+
+
+def test_a_worker_imports_nothing_that_costs_it_seconds(plan: Plan, client: Any) -> None:
+    kinds = {"Int64": pa.int64(), "Int32": pa.int32(), "Bool": pa.bool_(), "Float64": pa.float64(), "Float32": pa.float32()}
+    columns = {kind: pa.array([0, None, 1]).cast(arrow) for kind, arrow in kinds.items()} | {"String": pa.array(["", None, "a"])}
+    layout = ViewLayout("demo", "v", (("user", "String"),), tuple((kind, kind) for kind in columns))
+    rows = pa.record_batch({"user": ["a", "b", "c"], **columns, AT: [HOUR_US] * 3})
+    script = """
+import pickle, sys
+from feature_repo.redis_writer import scan_keys, remove_keys, write_rows
+plan, rows = pickle.load(sys.stdin.buffer)
+done = [tally.column(0)[0].as_py() for tally in (*write_rows(plan, iter([rows])), *remove_keys(plan, scan_keys(plan, iter([]))))]
+print(*done, sorted({"feast", "pandas", "pydantic", "pyspark"} & sys.modules.keys()), sep="\\n")
+"""
+    given = pickle.dumps((replace(plan, layout=layout, ttl_s=10**10, remove_zeros=True), rows))
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, input=given, capture_output=True, check=True).stdout
+    *done, imported = said.decode().splitlines()
+    assert [Tally.read(tally[2:-1].encode()) for tally in done] == [Tally(written=1), Tally(removed=1)]
+    assert imported == "[]"
 
 
 def test_a_cluster_is_refused() -> None:
@@ -168,8 +196,8 @@ def test_keys_are_found_and_removed_but_for_other_projects_and_later_rows(plan: 
     found = {key for keys in scan_keys(odd, iter([])) for key in keys.column(REDIS_KEY).to_pylist()}
     own = {redis_key("de*mo", {"user": user}) for user in ("[0]", "[1]", "[2]", "later")}
     assert found == own | {redis_key("xde*mo", {"user": "a"})}
-    (said,) = remove_keys(odd, iter([pa.record_batch({REDIS_KEY: pa.array(sorted(found), pa.binary())})]))
-    assert Tally(**said.to_pylist()[0]) == Tally(removed=3)
+    keys = pa.record_batch({REDIS_KEY: pa.array(sorted(found), pa.binary())})
+    assert tally_of(remove_keys(odd, iter([keys]))) == Tally(removed=3)
     assert client.dbsize() == 3
 
 
