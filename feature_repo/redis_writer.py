@@ -68,7 +68,6 @@ class Tally:
         return (UnavailableError if self.exit_code == EXIT_TRY_AGAIN else DataError)(self.error)
 
 
-
 def write_rows(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Write newest rows, one a key; yields one Tally."""
     tally = Tally()
