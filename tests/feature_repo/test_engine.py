@@ -172,7 +172,7 @@ def test_a_full_redis_and_rows_without_a_key_are_said_by_name_and_the_interval_s
 
     write_table(spark, tmp_path, SIMPLE, simple_rows(("a", 1, 1, 0)))
     store = feast_store(tmp_path, address, [SIMPLE], OURS)
-    client.config_set("maxmemory", "1mb")
+    client.config_set("maxmemory", "1kb")  # less than an empty one has
     with pytest.raises(click.ClickException, match=r"full \(maxmemory\)") as full:
         move(spark, store, START, START + HOUR)
     assert full.value.exit_code == 75

@@ -159,7 +159,7 @@ def test_a_redis_that_stalls_amid_a_command_gets_it_whole(plan: Plan, client: An
 
 
 def test_a_full_redis_is_said_by_name(plan: Plan, client: Any) -> None:
-    client.config_set("maxmemory", "1mb")
+    client.config_set("maxmemory", "1kb")  # less than an empty one has
     said = written(plan, many())
     assert "is full (maxmemory): OOM" in said.error
     assert isinstance(said.as_error(), UnavailableError)
