@@ -21,9 +21,10 @@ from feature_repo.vectorize import vectorize
 from serving.app import PREDICT
 from serving.metrics import Metrics
 from serving.served_log import LogLimits, Record, ServedLog
+from tests.serving.both_routes import exact_bundle
 from tests.serving.installation import Installation
 from tests.serving.load import load
-from tests.serving.parts import AS_OF, ID_KEY, make_bundle, microseconds
+from tests.serving.parts import AS_OF, ID_KEY, microseconds
 from tests.serving.test_change_under_load import BODY
 
 EVERYTHING = LogLimits(share=1.0, waiting_rows=100, folder_bytes=1 << 30, every_s=60.0)
@@ -163,7 +164,7 @@ def test_a_server_s_rows_are_what_it_answered_with_persons_hashed(installation: 
         answers = {f"r-{n}": client.post(PREDICT, json={**BODY, "request_id": f"r-{n}"}).json() for n in range(20)}
     rows = _rows(served_folder(installation.state, demo.name, demo.hash, ID_KEY.fingerprint))
     assert len(rows) == 20 * len(BODY["candidates"])
-    bundle = make_bundle(demo)
+    bundle = exact_bundle(demo)
     for row in rows:
         answer = answers[row["request_id"]]["predictions"][row["candidate_number"]]
         assert (row["ctr"], row["ad_id"]) == (answer["ctr"], answer["ad_id"])
