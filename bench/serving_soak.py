@@ -148,7 +148,9 @@ def main() -> int:
 def _verdict(samples: list[Sample]) -> dict[str, Any]:
     settled = samples[len(samples) // 10 + 1 :]
     grew = max(sample.resident_mib for sample in settled) / settled[0].resident_mib
-    left = {name: getattr(settled[-1], name) - getattr(settled[0], name) for name in ("descriptors", "threads", "tasks")}
+    tenth = -(-len(settled) // 10)  # a task may be there or not at any moment: what is left is there in all of the last ones
+    least = {name: min(getattr(sample, name) for sample in settled[-tenth:]) for name in ("descriptors", "threads", "tasks")}
+    left = {name: number - max(getattr(sample, name) for sample in settled[:tenth]) for name, number in least.items()}
     total = {name: sum(getattr(sample, name) for sample in samples) for name in ("requests", "failed", "shed", "degraded")}
     good = grew <= GREW_AT_MOST and total["failed"] == 0 and max(left.values()) <= 0
     return {"good": good, "minutes": samples[-1].minute, **total, "grew": round(grew, 4), "left": left}
