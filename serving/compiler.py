@@ -33,7 +33,6 @@ compiled: Any = numba.njit(error_model="numpy")
 trailing_zeros: Any = _trailing_zeros
 carray: Any = numba.carray  # type: ignore[attr-defined]
 _types: Any = numba.types
-_NUMBERS: dict[str, Any] = {"int": _types.int64, "double": _types.float64}
 to_compile: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
 
 
@@ -49,7 +48,8 @@ def c_function(*kinds: str) -> Callable[[Callable[..., Any]], Any]:
 
 def _made(function: Callable[..., Any], kinds: tuple[str, ...]) -> Function:
     """Its machine code."""
-    types = [_NUMBERS[kind] if kind in _NUMBERS else _types.CPointer(getattr(_types, KINDS[kind])) for kind in kinds]
+    named = [(kind, getattr(_types, KINDS[kind])) for kind in kinds]
+    types = [of if kind in ("int", "double") else _types.CPointer(of) for kind, of in named]
     native: Any = numba.cfunc(_types.int64(*types), error_model="numpy")(function)
     module = llvm.parse_assembly(native.inspect_llvm())  # optimized by numba
     outside = [found.name for found in module.functions if found.is_declaration and not found.name.startswith("llvm.")]

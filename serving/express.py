@@ -21,8 +21,9 @@ from serving.metrics import Metrics
 _END = b"\r\n\r\n"
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e\x80-\xff]+(?:[ \t]+[\x21-\x7e\x80-\xff]+)*)?[ \t]*")
 _SIZE = re.compile(rb"[0-9]{1,8}")
-_NOT_OURS = {b"transfer-encoding", b"expect", b"upgrade", b"connection", b"te", b"trailer", b"content-encoding"}
-_NOT_OURS |= {b"proxy-connection"}
+_NOT_OURS = {
+    b"transfer-encoding", b"expect", b"upgrade", b"connection", b"proxy-connection", b"te", b"trailer", b"content-encoding",
+}  # fmt: skip
 _KEEP = (b"connection", b"keep-alive")  # as many a client says though it goes without saying
 _REMEMBERED = 2048  # heads: a caller's are alike but for the length
 _LONGEST = 4096  # bytes of a head that is worth remembering

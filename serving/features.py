@@ -111,7 +111,7 @@ class OnlineFeatures:
     def _counters(self, reply: Any) -> Counters:
         if type(reply) is not list:
             raise LayoutError(f"found {reply}, expected a hash")
-        if not any(reply[place] is not None for place in self._used):
+        if all(reply[place] is None for place in self._used):
             return self._new
         return tuple(decode_int64(field) for field in reply)
 

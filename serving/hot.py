@@ -125,7 +125,9 @@ class HotRoute:
     def _learn(self, engine: Engine, asked: Prepared) -> None:
         """Know the candidates from now on. An answer that is there does not fail by it."""
         try:
-            if (known := engine.known) is not None and (rows := engine.rows_of(asked.plan)) is not None:
+            if (known := engine.known) is None or known.full:
+                return
+            if (rows := engine.rows_of(asked.plan)) is not None:
                 named = self._named(asked.plan)
                 known.learn(asked.body, named, [self._before_number(*one) for one in named], rows, asked.plan.new)
         except Exception:

@@ -157,6 +157,11 @@ class KnownCandidates:
         records, rows, end = found
         return Asked(store, records, rows, b"%b%b%b" % (body[: start - 1], _MARK, body[end + 1 :]))
 
+    @property
+    def full(self) -> bool:
+        """Whether there is nothing more to learn."""
+        return self._store is not None and self._store.share_used >= 1
+
     def learn(self, body: bytes, named: Sequence[Any], answers: Sequence[bytes], rows: Rows, new: Sequence[bool]) -> None:
         """Keep the candidates of a body that was answered, as far as there is room. rows: (parts, candidates).
 
@@ -165,8 +170,6 @@ class KnownCandidates:
         if self._store is None:
             self._store = Store(self._parts, self._most)
         store = self._store
-        if store.share_used >= 1:
-            return
         texts = map(bytes, _decode_texts(body).candidates)
         for text, name, answer, row, is_new in zip(texts, named, answers, rows.T.tolist(), new, strict=True):
             if text not in store.texts and _is_plain(text, answer) and store.share_used < (0.5 if is_new else 1):

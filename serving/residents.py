@@ -94,9 +94,10 @@ class Residents:
                 link = await self._connect(self._address, self._pushed)
                 await self._follow(link)
             except (LinkError, LayoutError, TimeoutError) as error:
-                if str(error) != self._why:
-                    log.warning("candidates are not kept fresh: %s", error)
-                self._why = str(error)
+                why = str(error) or "no answer"
+                if why != self._why:
+                    log.warning("candidates are not kept fresh: %s", why)
+                self._why = why
             except Exception:
                 log.exception("candidates are not kept fresh")
             finally:

@@ -27,7 +27,7 @@ from serving.metrics import Metrics
 
 Float64 = npt.NDArray[np.float64]
 
-_BYTES_BITS = 9  # 512 bytes are what a candidate may take
+_BYTES = 512  # that a candidate may take
 _TOGETHER = 4000  # candidates
 
 log = logging.getLogger("clickodds.serving")
@@ -55,7 +55,7 @@ class Record:
     @property
     def room(self) -> int:
         """What it takes of the room for those that wait, in candidates: a long body of few candidates counts for more."""
-        return max(len(self.scores), self.raw_bytes >> _BYTES_BITS)
+        return max(len(self.scores), self.raw_bytes // _BYTES)
 
 
 @dataclass(frozen=True)
