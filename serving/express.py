@@ -122,11 +122,7 @@ class Express:
             if body is not None:
                 metrics.took(perf_counter() - began + waited_s, 200)
 
-        try:
-            self._hot.reader.ask_then(prepared.plan.commands, head.deadline_s - (prepared.decoded - began), replied)
-        except BaseException:
-            admission.now -= 1
-            raise
+        self._hot.reader.ask_then(prepared.plan.commands, head.deadline_s - (prepared.decoded - began), replied)
         return True
 
     def _end_turn(self) -> None:
