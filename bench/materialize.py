@@ -21,7 +21,7 @@ from typing import Any
 
 import redis
 
-from bench.materialize_processes import HOURLY, said_by
+from bench.materialize_processes import GIVING_WAY, HOURLY, said_by
 from bench.materialize_serving import beside_serving
 from bench.report import machine, write_section
 from conf.redis_server import redis_server
@@ -180,7 +180,7 @@ def _served(found: dict[str, Any]) -> str:
     )
     return f"""
 One server at half of what its process can answer (100 candidates a request, open loop), and {SERVED:,} keys written into its
-Redis at the default rate limit in {found["write_s"]:.0f} s, by a Spark that runs already, with `nice -n 10`:
+Redis at the default rate limit in {found["write_s"]:.0f} s, by a Spark that runs already, with `{" ".join(GIVING_WAY)}`:
 
 | | requests/s | requests | failed | degraded | p50 ms | p99 ms |
 |---|---|---|---|---|---|---|

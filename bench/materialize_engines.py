@@ -59,7 +59,7 @@ def main() -> int:
         store = _store("ours" if args.engine == HOURLY else args.engine, args.folder, args.address)
         interval = FULL if args.what == "full" else INCREMENT
         store.materialize(*interval)
-    digest = digest_of(args.address)
+    digest = "" if args.engine == HOURLY else digest_of(args.address)  # one of ours is enough
     if args.what == "full":
         _client(args.address).flushall()
     with cost() as warm:

@@ -14,13 +14,14 @@ from conf.environment import environment
 from conf.settings import ROOT, load_settings
 
 PACED, HOURLY = "paced", "hourly"
+GIVING_WAY = ("chrt", "--idle", "0")  # processors only while nobody else wants them
 
 
 @contextmanager
 def started(engine: str, folder: Path, address: str, what: str, **pipes: Any) -> Iterator[subprocess.Popen[str]]:
     """`python -m bench.materialize_engines`; killed where the block is left before it ended."""
     command = [sys.executable, "-m", "bench.materialize_engines", engine, str(folder), address, what]
-    command = ["nice", "-n", "10", *command] if engine == PACED else command  # as beside a server it should
+    command = [*GIVING_WAY, *command] if engine == PACED else command  # as beside a server it should
     env = os.environ | environment(load_settings()) | {"PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL} | pipes
     with subprocess.Popen(command, env=env, cwd=ROOT, text=True, **pipes) as process:

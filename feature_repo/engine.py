@@ -33,7 +33,7 @@ from feature_repo.view_source import layout_of
 class RedisEngineConfig(FeastConfigBaseModel):
     type: str = "feature_repo.engine.RedisEngine"
     leases: Path  # the folder of the leases, one a view
-    max_rows_per_s: NonNegativeFloat = 50_000.0  # of all workers together; 0: as fast as it goes
+    max_rows_per_s: NonNegativeFloat = 25_000.0  # of all workers together; 0: as fast as it goes
     patience_s: NonNegativeFloat = 30.0  # how long a Redis that goes away is waited for
     remove_zeros: bool = False  # a key whose newest row is nothing but zeros and nulls is removed
 
