@@ -1,4 +1,4 @@
-"""A TCP proxy that can be slow: what a network between two machines may be."""
+"""A TCP proxy that can be slow, and forget connections: what a network between two machines may be."""
 
 import asyncio
 import ssl
@@ -14,6 +14,12 @@ class Proxy:
 
     port: int
     delay_s: float = 0.0
+    made: int = 0  # connections
+    forgotten: int = 0  # so many of the first
+
+    def forget(self) -> None:
+        """The connections that there are carry nothing any more, and are not closed: as behind a firewall that was restarted."""
+        self.forgotten = self.made
 
 
 @contextmanager
@@ -23,18 +29,21 @@ def proxy(target_port: int, tls: ssl.SSLContext | None = None) -> Iterator[Proxy
     ready = threading.Event()
     loop = asyncio.new_event_loop()
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
+    async def pump(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
         with suppress(OSError):
             while chunk := await reader.read(1 << 16):
                 if slow:
                     await asyncio.sleep(found.delay_s)
-                writer.write(chunk)
+                if number > found.forgotten:
+                    writer.write(chunk)
             writer.close()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        found.made += 1
+        number = found.made
         with suppress(OSError):
             there, back = await asyncio.open_connection("127.0.0.1", target_port)
-            await asyncio.gather(pump(reader, back, slow=False), pump(there, writer, slow=True))
+            await asyncio.gather(pump(number, reader, back, slow=False), pump(number, there, writer, slow=True))
 
     async def listen() -> None:
         server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)

@@ -21,6 +21,7 @@ from serving.resident_key import Moves, ResidentKey
 from tests.serving.both_routes import HOT, PLAIN, Start, every_entity, exact_bundle, fill, random_request, without_crosses
 from tests.serving.parts import AS_OF as AS_OF_TIME
 from tests.serving.parts import make_bundle, microseconds
+from tests.serving.proxy import proxy
 
 
 def test_candidates_beyond_the_room_are_looked_up(demo: Contract, redis_address: str, start: Start) -> None:
@@ -100,6 +101,23 @@ def test_changes_in_redis_show_soon(demo: Contract, redis_address: str, start: S
         _eventually(same)
     assert client.post(PREDICT, json=request, headers=HOT).json() != before
     assert 0 < started.metrics.refresh_lag.newest < 20
+
+
+def test_a_connection_that_the_network_forgot_is_made_anew(demo: Contract, redis_address: str, start: Start) -> None:
+    """Nothing is pushed over it any more, and nothing says so: silence is."""
+    fill(redis_address, demo, every_entity(demo, np.random.default_rng(9)))
+    with proxy(int(redis_address.rpartition(":")[2])) as network:
+        started = start(demo, exact_bundle(demo), f"127.0.0.1:{network.port}")
+        request = random_request(demo, np.random.default_rng(9)) | {"candidates": [{"ad_id": "ad_id-1", "campaign_id": "never"}]}
+
+        def ask() -> Any:
+            return started.client.post(PREDICT, json=request, headers=HOT).json()
+
+        _eventually(lambda: not ask()["degraded"])
+        before = ask()
+        network.forget()
+        fill(redis_address, demo, {("ad", ("ad_id-1",)): dict.fromkeys(demo.counter_columns, 900_000)})
+        _eventually(lambda: not (found := ask())["degraded"] and found["predictions"] != before["predictions"])
 
 
 @pytest.mark.parametrize("before", [True, False])
