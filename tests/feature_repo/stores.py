@@ -97,4 +97,8 @@ def client_of(address: str) -> Any:
 
 def dumps(client: Any) -> dict[bytes, bytes]:
     """Every key as DUMP has it."""
-    return {key: client.dump(key) for key in client.keys()}
+    keys = client.keys()
+    with client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.dump(key)
+        return dict(zip(keys, pipe.execute(), strict=True))
