@@ -1,16 +1,18 @@
 """Feast's materialization engine for Delta and Redis: the newest row of every key, moved by Spark's workers.
 
 Used by the unchanged `feast materialize` and `materialize-incremental`; feature_store.yaml names it as batch_engine. Views go in
-the registry's order but for the clock, which vouches for the others and goes last; after a failure nothing more is written, and
+the registry's order but for the clock, which vouches for the others and goes last; after a failure no other view is begun, and
 the command fails. What it promises, and its settings, stand in docs/materialize.md.
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
+from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
@@ -21,7 +23,7 @@ from pydantic import NonNegativeFloat
 from pyspark.sql import SparkSession
 
 from conf.contract import CLOCK
-from conf.errors import ClickoddsError, DataError
+from conf.errors import EXIT_TRY_AGAIN, ClickoddsError, DataError
 from conf.lease import lease
 from conf.redis_address import parse_address
 from feature_repo.move import move
@@ -76,17 +78,21 @@ class RedisEngine(ComputeEngine):
             with ExitStack() as leases:
                 for name in sorted(task.feature_view.name for task in tasks):
                     leases.enter_context(lease(self._settings.leases, f"materialize-{self.repo_config.project}-{name}"))
-                plans = {task.feature_view.name: self._plan(task) for task in tasks}
+                views = registry.list_feature_views(self.repo_config.project)
+                plans = {task.feature_view.name: self._plan(task, views) for task in tasks}
                 for task in sorted(tasks, key=lambda task: task.feature_view.name == CLOCK):
                     name = task.feature_view.name
                     failed = failed or _error_of(task, plans[name])
-                    status = MaterializationJobStatus.ERROR if failed else MaterializationJobStatus.SUCCEEDED
-                    jobs[name] = LocalMaterializationJob(job_id=name, status=status, error=failed)
+                    jobs[name] = _job(name, failed)
+                if isinstance(failed, Failed) and failed.exit_code == EXIT_TRY_AGAIN:
+                    _require_same_redis(plans[name])  # or views that were done may have been lost with it
         except ClickoddsError as error:
-            raise Failed(error) from error
+            if not jobs:
+                raise Failed(error) from error
+            jobs = {name: _job(name, Failed(error)) for name in jobs}
         return [jobs[task.feature_view.name] for task in tasks]
 
-    def _plan(self, task: MaterializationTask) -> Plan:
+    def _plan(self, task: MaterializationTask, views: Sequence[FeatureView]) -> Plan:
         config, settings = self.repo_config, self._settings
         online = config.online_store
         if online.redis_type != RedisType.redis or online.key_ttl_seconds is not None:
@@ -102,9 +108,20 @@ class RedisEngine(ComputeEngine):
             patience_s=settings.patience_s,
             rows_per_s=settings.max_rows_per_s,
             end_us=end_us,
-            ttl_s=int(task.feature_view.ttl.total_seconds()) if task.feature_view.ttl else 0,
+            ttl_s=_expiry_s(task.feature_view, views),
             remove_zeros=settings.remove_zeros,
         )
+
+
+def _job(name: str, error: Exception | None) -> MaterializationJob:
+    status = MaterializationJobStatus.ERROR if error else MaterializationJobStatus.SUCCEEDED
+    return LocalMaterializationJob(job_id=name, status=status, error=error)
+
+
+def _expiry_s(view: FeatureView, views: Sequence[FeatureView]) -> int:
+    """The view's ttl in seconds; 0, for ever, where a view that shares its hash has none: a key expires as a whole."""
+    sharing = [other for other in views if sorted(other.join_keys) == sorted(view.join_keys)]
+    return int(view.ttl.total_seconds()) if view.ttl and all(other.ttl for other in sharing) else 0
 
 
 def _error_of(task: MaterializationTask, plan: Plan) -> Exception | None:

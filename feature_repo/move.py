@@ -8,7 +8,8 @@ from feast import FeatureView
 from pyspark.sql import DataFrame, SparkSession
 
 from feature_repo import redis_writer as writer
-from feature_repo.redis_writer import KEY_SCHEMA, REDIS_KEY, TALLY, TALLY_SCHEMA, Plan, Tally
+from feature_repo.redis_layout import REDIS_KEY
+from feature_repo.redis_writer import HELD_SCHEMA, KEY_SCHEMA, TALLY, TALLY_SCHEMA, Plan, Tally
 from feature_repo.view_source import distinct_keys, newest, source_rows
 
 EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)  # an interval from here on is full: keys without a row leave Redis
@@ -21,7 +22,7 @@ def move(spark: SparkSession, view: FeatureView, plan: Plan, start: datetime, en
     done = _sum(rows.transform(newest(view, plan.layout)).mapInArrow(partial(writer.write_rows, shared), TALLY_SCHEMA))
     if start <= EVERYTHING:
         keys = rows.transform(distinct_keys(plan.layout)).mapInArrow(partial(writer.encode_keys, plan.layout), KEY_SCHEMA)
-        held = spark.range(0, 1, 1, 1).mapInArrow(partial(writer.scan_keys, shared), KEY_SCHEMA).distinct()
+        held = spark.range(0, 1, 1, 1).mapInArrow(partial(writer.scan_keys, shared), HELD_SCHEMA).distinct()
         orphans = held.join(keys, REDIS_KEY, "left_anti")
         done.removed += _sum(orphans.mapInArrow(partial(writer.remove_keys, shared), TALLY_SCHEMA)).removed
     return done

@@ -22,6 +22,7 @@ from feature_repo.arrow_buffers import present, text_offsets, values
 from feature_repo.byte_matrix import Ints, Mask, Piece, constant, decimal, fixed, joined, texts, total_lengths, varint
 
 AT = "at_us"  # column of a batch: the row's time, microseconds since 1970
+REDIS_KEY = "redis_key"  # column of a batch that has been given its keys
 _STRING, _INT32, _INT64 = 2, 3, 4  # feast.types.Value.ValueType
 _STRING_TAG = struct.pack("<I", _STRING)
 _INT64_TAG = 0x20  # field int64_val of feast.types.Value, as a varint
@@ -182,8 +183,8 @@ class ViewLayout:
         """The Redis key of each row. Raises LayoutError where a join key is null."""
 
         def pieces(part: pa.RecordBatch) -> list[Piece]:
-            values = [piece for name, kind in sorted(self.keys) for piece in KEY_TYPES[kind](self._not_null(part, name))]
-            return [constant(key_prefix([name for name, _ in self.keys])), *values, constant(self.project.encode())]
+            named = [piece for name, kind in sorted(self.keys) for piece in KEY_TYPES[kind](self._not_null(part, name))]
+            return [constant(key_prefix([name for name, _ in self.keys])), *named, constant(self.project.encode())]
 
         return _strings(batch, pieces)
 
@@ -191,12 +192,12 @@ class ViewLayout:
         """HSET of each row: its time and features."""
 
         def pieces(part: pa.RecordBatch) -> list[Piece]:
-            values = [*_name(time_field(self.view)), *_argument(_time(part.column(AT)))]
+            fields = [*_name(time_field(self.view)), *_argument(_time(part.column(AT)))]
             for name, kind in self.features:
-                values += [*_name(hash_field(self.view, name)), *_argument(_VALUES[kind](part.column(name)))]
-            return [*_command(b"HSET", part, 2 + 2 * len(self._fields)), *values]
+                fields += [*_name(hash_field(self.view, name)), *_argument(_VALUES[kind](part.column(name)))]
+            return [*_command(b"HSET", part, 2 + 2 * len(self._fields)), *fields]
 
-        return _commands(batch.append_column(_KEY, keys), pieces)
+        return _commands(batch.append_column(REDIS_KEY, keys), pieces)
 
     def remove(self, keys: pa.BinaryArray) -> bytes:
         """HDEL of the view's fields of each key; Redis drops a key with its last field."""
@@ -214,7 +215,7 @@ class ViewLayout:
             at = np.maximum(-(-_numbers(part.column(AT)) // 1_000_000) + ttl_s, 0)
             return [*_command(b"EXPIREAT", part, 4), *_argument([decimal(at)]), *_name(how)]
 
-        return _commands(batch.append_column(_KEY, keys), pieces)
+        return _commands(batch.append_column(REDIS_KEY, keys), pieces)
 
     def zeros(self, batch: pa.RecordBatch) -> Mask:
         """Whether a row says nothing that an absent one would not: each feature zero, empty or null."""
@@ -230,16 +231,15 @@ class ViewLayout:
     def _not_null(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         column = batch.column(name)
         if column.null_count:
-            raise LayoutError(f"view {self.view}: found {column.null_count} rows without {name}, expected a value in each")
+            raise LayoutError(f"view {self.view}: found rows without {name}, expected a value in each")
         return column
 
 
 Pieces = Callable[[pa.RecordBatch], list[Piece]]
-_KEY = "redis_key"
 
 
 def _only(keys: pa.BinaryArray) -> pa.RecordBatch:
-    return pa.record_batch({_KEY: keys})
+    return pa.record_batch({REDIS_KEY: keys})
 
 
 def _commands(batch: pa.RecordBatch, pieces: Pieces) -> bytes:
@@ -271,7 +271,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _command(name: bytes, batch: pa.RecordBatch, arguments: int) -> list[Piece]:
     """A command's beginning, in Redis' protocol, up to its key."""
-    return [constant(b"*%d\r\n$%d\r\n%b\r\n" % (arguments, len(name), name)), *_argument([texts(batch.column(_KEY))])]
+    return [constant(b"*%d\r\n$%d\r\n%b\r\n" % (arguments, len(name), name)), *_argument([texts(batch.column(REDIS_KEY))])]
 
 
 def _name(data: bytes) -> list[Piece]:
@@ -295,7 +295,7 @@ def _sizes(column: pa.Array) -> NDArray[Any]:
     if _is_text(column.type):
         return np.where(present(column), np.diff(text_offsets(column)), 0)
     if pa.types.is_floating(column.type):
-        return np.where(present(column), values(column), 0)
+        return np.where(present(column), np.nan_to_num(values(column), nan=0), 0)
     return _numbers(column)
 
 

@@ -12,13 +12,14 @@ from typing import Any, Self
 
 import hiredis
 
-from conf.errors import ClickoddsError, UnavailableError
+from conf.errors import ClickoddsError, DataError, UnavailableError
 from conf.redis_address import RedisAddress
 
 _TIMEOUT_S = 10.0
 _FIRST_S = 1.0  # for the first connection: where Redis is gone, a worker's next tasks should not all wait for it
 _LONGEST_PAUSE_S = 2.0
 _INCOMPLETE = ...  # not the reader's own False, which a reply of 0 is equal to
+_MENDED_THERE = ("OOM", "MISCONF", "READONLY", "NOREPLICAS")  # errors of the server's own
 _LATER = ("LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN")  # errors that pass
 
 
@@ -65,8 +66,8 @@ class Wire:
             self._close()  # half a command may be out: `receive` begins anew, with all that is not answered
 
     def receive(self) -> list[Any]:
-        """The replies to the oldest that was sent. Raises UnavailableError where Redis refuses a command, is away for longer than
-        patience_s, or was restarted."""
+        """The replies to the oldest that was sent. Raises UnavailableError where Redis is full, away for longer than
+        patience_s, or was restarted; DataError where it refuses a command or the password."""
         found = self._replies(self._pending[0][1], self._patience_s)
         self._pending.popleft()
         return found
@@ -85,7 +86,7 @@ class Wire:
                     self._connect()
                     self._send_now(b"".join(commands for commands, _ in self._pending))
                 return self._read(number)
-            except (OSError, _TryLaterError) as error:
+            except (OSError, _TryLaterError, hiredis.HiredisError) as error:
                 self._close()
                 if time.monotonic() + pause > deadline:
                     waited = f" for {patience_s:g} s" if patience_s else ""
@@ -111,7 +112,7 @@ class Wire:
         run_id = _field(self._introduce("INFO", "server"), "run_id")
         if self.run_id is not None and run_id != self.run_id:
             said = f"redis at {address} was restarted meanwhile and may have lost what it was given"
-            raise UnavailableError(f"{said}: run this again")
+            raise UnavailableError(f"{said}: run this again, where it keeps no append-only file from 1970 on")
         self.run_id = run_id
 
     def _new_reader(self) -> hiredis.Reader:
@@ -139,8 +140,10 @@ class Wire:
         """Called by the reader for an error among the replies."""
         if said.startswith(_LATER):
             raise _TryLaterError(said)
-        full = " is full (maxmemory)" if said.startswith("OOM") else " refuses what it is given"
-        raise UnavailableError(f"redis at {self._address}{full}: {said}")
+        if said.startswith(_MENDED_THERE):
+            full = " is full (maxmemory)" if said.startswith("OOM") else " takes nothing"
+            raise UnavailableError(f"redis at {self._address}{full}: {said}")
+        raise DataError(f"redis at {self._address} refuses what it is given: {said}")
 
     def _close(self) -> None:
         if self._socket is not None:

@@ -19,11 +19,12 @@ from conf.errors import EXIT_TRY_AGAIN, ClickoddsError, DataError, UnavailableEr
 from conf.redis_address import RedisAddress
 from feature_repo.arrow_buffers import binaries, mask
 from feature_repo.byte_matrix import Mask
-from feature_repo.redis_layout import ViewLayout, decode_time, project_of, scan_pattern
+from feature_repo.redis_layout import REDIS_KEY, ViewLayout, decode_time, project_of, scan_pattern
 from feature_repo.redis_wire import Wire
 
-REDIS_KEY, TALLY = "redis_key", "tally"
+TALLY = "tally"
 TALLY_SCHEMA, KEY_SCHEMA = f"{TALLY} binary", f"{REDIS_KEY} binary"
+HELD_SCHEMA = f"{KEY_SCHEMA}, {TALLY_SCHEMA}"  # a key, or what stopped the looking for more
 _ROWS = 2_048  # sent at once; as many are encoded while Redis works on them
 _SCANNED = 5_000
 
@@ -32,7 +33,8 @@ _SCANNED = 5_000
 class Plan:
     """What a worker needs to know.
 
-    end_us: the interval's end; a row that Redis holds from after it stays as it is. rows_per_s: of this worker, 0: no limit.
+    end_us: the interval's end; a row that Redis holds from after it stays as it is. rows_per_s: of this worker, and before `move`
+    has shared it out of all together; 0: no limit.
     ttl_s: 0: rows do not expire. remove_zeros: a row of nothing but zeros and nulls is removed.
     """
 
@@ -104,6 +106,7 @@ def _asked(plan: Plan, parts: Iterator[pa.RecordBatch], wire: Wire) -> Iterator[
         pace.wait(part.num_rows)
         wire.send(plan.layout.ask_time(keys), part.num_rows)
         yield keys, part
+    pace.wait(0)  # or many a small task in a row would know no limit
 
 
 def _one_ahead[Item](items: Iterator[Item]) -> Iterator[Item]:
@@ -129,23 +132,26 @@ def encode_keys(layout: ViewLayout, batches: Iterator[pa.RecordBatch]) -> Iterat
 
 
 def scan_keys(plan: Plan, _: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Every key in Redis that may be one of the view's; a key may come twice."""
+    """Every key in Redis that may be one of the view's; a key may come twice. Where it has to stop, a Tally instead of one."""
     names = [name for name, _ in plan.layout.keys]
     pattern = scan_pattern(names, plan.layout.project)
-    cursor = b"0"
-    with Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id) as wire:
+    cursor, tally = b"0", Tally()
+    with _noted(tally), Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id) as wire:
         while True:
             cursor, keys = wire.ask(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _SCANNED)
-            yield pa.record_batch({REDIS_KEY: binaries(keys)})
+            yield pa.record_batch({REDIS_KEY: binaries(keys), TALLY: pa.nulls(len(keys), pa.binary())})
             if cursor == b"0":
                 return
+    yield tally.batch().add_column(0, REDIS_KEY, pa.nulls(1, pa.binary()))
 
 
 def remove_keys(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Remove the view's rows of these keys, but for those from after the interval; yields one Tally."""
+    """Remove the view's rows of these keys, but for those from after the interval; yields one Tally. batches: of HELD_SCHEMA."""
     tally, layout, pace = Tally(), plan.layout, _Pace(plan.rows_per_s)
     with _noted(tally), Wire(plan.address, patience_s=plan.patience_s, run_id=plan.run_id) as wire:
         for part in _slices(batches):
+            for stopped in part.column(TALLY).drop_null().to_pylist():
+                raise Tally.read(stopped).as_error()
             own = np.array([project_of(key) == layout.project.encode() for key in part.column(REDIS_KEY).to_pylist()])
             keys = part.column(REDIS_KEY).filter(mask(own))  # not of a project whose name only ends like this one's
             pace.wait(len(keys))
@@ -153,6 +159,7 @@ def remove_keys(plan: Plan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Re
             gone = keys.filter(mask(known & ~newer))
             wire.exchange(layout.remove(gone), len(gone))
             tally.removed += len(gone)
+        pace.wait(0)
     yield tally.batch()
 
 

@@ -1,6 +1,6 @@
 """A Feast view as the engine sees it: its layout in Redis, and the rows of its Delta table that belong there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,15 +9,17 @@ from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import 
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.repo_config import RepoConfig
 from feast.table_format import DeltaFormat
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from conf.errors import DataError
-from feature_repo.redis_layout import AT, KEY_TYPES, VALUE_TYPES, ViewLayout
+from feature_repo.redis_layout import AT, KEY_TYPES, REDIS_KEY, VALUE_TYPES, ViewLayout
 
 _SPARK_TYPES = {
     "String": "string", "Int64": "bigint", "Int32": "int", "Bool": "boolean", "Float64": "double", "Float32": "float",
 }  # fmt: skip
+_PLACE, _CREATED = "__place", "__created"
+_RESERVED = (AT, REDIS_KEY, _PLACE, _CREATED)  # columns of the engine's own
 
 
 def layout_of(view: FeatureView, config: RepoConfig) -> ViewLayout:
@@ -47,6 +49,8 @@ def _typed(view: str, columns: list[Any], known: list[str]) -> tuple[tuple[str, 
     for column in columns:
         if str(column.dtype) not in known:
             raise DataError(f"view {view}: {column.name}: found the type {column.dtype}, expected one of {', '.join(known)}")
+        if column.name in _RESERVED:
+            raise DataError(f"view {view}: found a column {column.name}, expected another name: the engine has one so named")
     return tuple((column.name, str(column.dtype)) for column in columns)
 
 
@@ -58,20 +62,28 @@ def source_rows(spark: SparkSession, view: FeatureView, start: datetime, end: da
 
 
 def newest(view: FeatureView, layout: ViewLayout) -> Callable[[DataFrame], DataFrame]:
-    """Source rows -> of each key the newest, of two at the same time the one created later; keys, features, AT."""
+    """Source rows -> of each key the newest, of two at the same time the one created later; keys, features, AT.
+
+    Keys are compared as Redis will have them: of an Int64 that the table has as text, "1" and "01" are one.
+    """
 
     def transform(rows: DataFrame) -> DataFrame:
         source = _delta_source(view)
-        newest_first = [F.desc(name) for name in (source.timestamp_field, source.created_timestamp_column) if name]
-        place = F.row_number().over(Window.partitionBy(*[name for name, _ in layout.keys]).orderBy(*newest_first))
         at = F.unix_micros(F.col(source.timestamp_field).cast("timestamp")).alias(AT)
-        columns = [F.col(name).cast(_SPARK_TYPES[kind]).alias(name) for name, kind in (*layout.keys, *layout.features)]
-        return rows.withColumn("__place", place).where("__place = 1").select(*columns, at)
+        created = F.col(source.created_timestamp_column) if source.created_timestamp_column else F.lit(None)
+        key = Window.partitionBy(*[name for name, _ in layout.keys])
+        columns = [*_cast(layout.keys), *_cast(layout.features), at]
+        found = rows.select(*columns, created.alias(_CREATED))
+        placed = found.withColumn(_PLACE, F.row_number().over(key.orderBy(F.desc(AT), F.desc(_CREATED))))
+        return placed.where(F.col(_PLACE) == 1).drop(_PLACE, _CREATED)
 
     return transform
 
 
 def distinct_keys(layout: ViewLayout) -> Callable[[DataFrame], DataFrame]:
     """Rows -> their keys, each once."""
-    columns = [F.col(name).cast(_SPARK_TYPES[kind]).alias(name) for name, kind in layout.keys]
-    return lambda rows: rows.select(*columns).distinct()
+    return lambda rows: rows.select(*_cast(layout.keys)).distinct()
+
+
+def _cast(columns: Sequence[tuple[str, str]]) -> list[Column]:
+    return [F.col(name).cast(_SPARK_TYPES[kind]).alias(name) for name, kind in columns]

@@ -47,7 +47,7 @@ def materialize(context: Context, args: argparse.Namespace) -> Mapping[str, int]
     if last and (end, versions) == (last["end"], last["versions"]):
         log.info("materialize: nothing new since the last time")
         return {"hours materialized": 0}
-    start = _start(context, tables, last) if last else oldest
+    start = min(_start(context, tables, last), end) if last else oldest  # the clock may have been set back
     with _feature_store(context) as store:
         # from 1970 on: keys that the tables do not have leave Redis
         store.materialize(_utc(start if last else 0), _utc(end))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from conf.lease import lease
 from conf.redis_server import free_port
-from feature_repo.redis_layout import hash_field, redis_key
+from feature_repo.redis_layout import encode_int64, hash_field, redis_key
 from tests.feature_repo.stores import EVERYTHING, HOUR, LOCAL, OURS, START, View, dumps, feast_store, move, write_table
 from tests.serving.parts import quiet
 
@@ -149,6 +150,88 @@ def test_a_view_s_ttl_is_the_keys_expiry(spark: SparkSession, tmp_path: Path, ad
     assert client.expiretime(redis_key("demo", {"user": "b"})) == int((START + day).timestamp())
 
 
+def test_a_view_without_ttl_keeps_the_key_that_it_shares(spark: SparkSession, tmp_path: Path, address: str, client: Any) -> None:
+    """A key expires as a whole, and the other view's row is long past its own time."""
+    other = View("other", {"user": "String"}, {"m": "Int64"}, timedelta(days=1))
+    store = feast_store(tmp_path, address, [SIMPLE, other], OURS)
+    write_table(spark, tmp_path, SIMPLE, simple_rows(("a", 1, 1, 0)))
+    write_table(spark, tmp_path, other, [("a", 5, START, START)])
+    move(spark, store, START, START + HOUR)
+    assert clicks_of(client) == {"a": 1}
+    assert client.ttl(redis_key("demo", {"user": "a"})) == -1
+
+
+def test_after_a_failure_no_other_view_is_begun_and_the_clock_is_not_moved(
+    spark: SparkSession, tmp_path: Path, address: str, client: Any
+) -> None:
+    import click
+
+    views = [View(name, {"user": "String"}, {"n": "Int64"}) for name in ("clock", "first", "second", "third")]
+    store = feast_store(tmp_path, address, views, OURS)
+    for view in views:
+        write_table(spark, tmp_path, view, [(None if view.name == "second" else "a", 1, START, START)])
+    with pytest.raises(click.ClickException, match="view second: found rows without user"):
+        move(spark, store, START, START + HOUR)
+    assert client.hkeys(redis_key("demo", {"user": "a"})) == [b"_ts:first", hash_field("first", "n")]
+    with quiet():
+        done = [view.name for view in views if store.get_feature_view(view.name).materialization_intervals]
+    assert done == ["first"]
+    write_table(spark, tmp_path, views[2], [("a", 1, START, START)])
+    move(spark, store, START, START + HOUR)
+    fields = client.hkeys(redis_key("demo", {"user": "a"}))
+    assert [name for name in fields if name.startswith(b"_ts")] == [b"_ts:first", b"_ts:second", b"_ts:third", b"_ts:clock"]
+
+
+def test_a_redis_that_restarts_between_two_views_leaves_no_interval_done(
+    spark: SparkSession, tmp_path: Path, address: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import click
+
+    from feature_repo import engine
+
+    views = [View(name, {"user": "String"}, {"n": "Int64"}) for name in ("first", "second")]
+    store = feast_store(tmp_path, address, views, OURS)
+    for view in views:
+        write_table(spark, tmp_path, view, [("a", 1, START, START)])
+    asked = 0
+
+    def same_redis(plan: Any) -> None:
+        nonlocal asked
+        asked += 1
+        real(plan if asked == 1 else replace(plan, run_id="of a process that is gone"))
+
+    real = engine._require_same_redis
+    monkeypatch.setattr(engine, "_require_same_redis", same_redis)
+    with pytest.raises(click.ClickException, match="restarted meanwhile") as failed:
+        move(spark, store, START, START + HOUR)
+    assert failed.value.exit_code == 75
+    with quiet():
+        assert not any(store.get_feature_view(view.name).materialization_intervals for view in views)
+
+
+def test_the_newest_row_is_that_of_the_key_as_redis_has_it(
+    spark: SparkSession, tmp_path: Path, address: str, client: Any
+) -> None:
+    view = View("typed", {"account": "Int64"}, {"n": "Int64"})
+    store = feast_store(tmp_path, address, [view], OURS)
+    rows = [(f"{'0' * hour}{account}", hour, START + hour * HOUR, START) for account in range(1, 51) for hour in range(3)]
+    spark.createDataFrame(rows, "account string, n bigint, at timestamp, created timestamp").write.format("delta").save(
+        str(tmp_path / view.name)
+    )
+    move(spark, store, START, START + 3 * HOUR)
+    assert client.dbsize() == 50
+    assert {client.hget(key, hash_field("typed", "n")) for key in client.keys()} == {encode_int64(2)}
+
+
+def test_a_feature_with_a_name_of_the_engine_s_own_is_refused(spark: SparkSession, tmp_path: Path, address: str) -> None:
+    import click
+
+    view = View("odd", {"user": "String"}, {"__place": "Int64"})
+    write_table(spark, tmp_path, view, [("a", 7, START, START)])
+    with pytest.raises(click.ClickException, match="view odd: found a column __place"):
+        move(spark, feast_store(tmp_path, address, [view], OURS), START, START + HOUR)
+
+
 def test_what_cannot_be_done_is_refused_before_anything_is_written(
     spark: SparkSession, tmp_path: Path, address: str, client: Any
 ) -> None:
@@ -178,7 +261,7 @@ def test_a_full_redis_and_rows_without_a_key_are_said_by_name_and_the_interval_s
     assert full.value.exit_code == 75
     client.config_set("maxmemory", "0")
     write_table(spark, tmp_path, SIMPLE, [(None, 1, 1, START, START), ("a", 1, 1, START, START)])
-    with pytest.raises(click.ClickException, match="view simple: found 1 rows without user") as refused:
+    with pytest.raises(click.ClickException, match="view simple: found rows without user") as refused:
         move(spark, store, START, START + HOUR)
     assert refused.value.exit_code == 65
     with quiet():

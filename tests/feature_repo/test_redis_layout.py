@@ -141,7 +141,7 @@ def test_long_texts_and_many_rows_are_worked_on_in_parts(feast: dict[str, Any], 
 
 def test_a_row_without_a_join_key_is_refused() -> None:
     layout = ViewLayout("demo", "v", (("id", "String"),), ())
-    with pytest.raises(LayoutError, match="view v: found 1 rows without id"):
+    with pytest.raises(LayoutError, match="view v: found rows without id"):
         layout.redis_keys(pa.record_batch({"id": pa.array([None, "x"], pa.string()), AT: [1, 2]}))
 
 

@@ -107,7 +107,7 @@ def test_a_connection_that_the_network_forgot_is_made_anew(demo: Contract, redis
     """Nothing is pushed over it any more, and nothing says so: silence is."""
     fill(redis_address, demo, every_entity(demo, np.random.default_rng(9)))
     with proxy(int(redis_address.rpartition(":")[2])) as network:
-        started = start(demo, exact_bundle(demo), f"127.0.0.1:{network.port}")
+        started = start(demo, exact_bundle(demo), f"127.0.0.1:{network.port}", redis_deadline_ms=500.0)
         request = random_request(demo, np.random.default_rng(9)) | {"candidates": [{"ad_id": "ad_id-1", "campaign_id": "never"}]}
 
         def ask() -> Any:
