@@ -3,14 +3,16 @@
 import argparse
 import os
 from collections.abc import Iterator
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from conf.contract import Contract
+from conf.contract import CLOCK, Contract
 from conf.errors import UnavailableError
 from conf.lease import lease
 from conf.redis_server import free_port, redis_server
@@ -71,11 +73,15 @@ def test_rounds_move_what_is_new_and_fill_a_redis_that_lost_its_data(
         client.flushall()
         assert hourly(context, arguments)["hours materialized"] >= 4
         assert held_by(client) == corrected, "a Redis that lost its data is filled anew"
+        newest = context.warehouse.read(CLOCK).agg(F.max("hour")).collect()[0][0].replace(tzinfo=UTC)
+        hourly(context, argparse.Namespace(data=str(data), as_of=newest + timedelta(hours=6), full=False))
+        deliver(7)
+        assert hourly(context, arguments)["hours materialized"] == 0, "the clock was set back; Redis keeps what is newer"
         with lease(settings.state / "leases", "hourly-rounds"), pytest.raises(UnavailableError, match="is at it"):
             hourly(context, arguments)
         client.close()
     nowhere = settings.model_copy(update={"redis": f"127.0.0.1:{free_port()}"})
-    deliver(7)
+    deliver(8)
     with pytest.raises(UnavailableError, match=r"does not answer|redis at"):
         hourly(Context(nowhere, contract, context.warehouse, context.id_key), arguments)
 
