@@ -139,6 +139,17 @@ def test_a_full_interval_removes_what_the_source_no_longer_has(
     assert {key: client.hgetall(key) for key in foreign} == foreign
 
 
+def test_a_full_run_that_may_not_look_for_keys_says_so(spark: SparkSession, tmp_path: Path, address: str, client: Any) -> None:
+    import click
+
+    write_table(spark, tmp_path, SIMPLE, simple_rows(("a", 1, 1, 0)))
+    client.execute_command("ACL", "SETUSER", "writer", "on", "nopass", "~*", "+@all", "-scan")
+    store = feast_store(tmp_path, f"{address},username=writer,password=any", [SIMPLE], OURS)
+    with pytest.raises(click.ClickException, match="NOPERM") as failed:
+        move(spark, store, EVERYTHING, START + HOUR)
+    assert failed.value.exit_code == 65
+
+
 def test_a_view_s_ttl_is_the_keys_expiry(spark: SparkSession, tmp_path: Path, address: str, client: Any) -> None:
     day, week = timedelta(days=40_000), timedelta(days=50_000)  # the log's time may lie behind the clock on the wall
     views = [View("simple", SIMPLE.keys, SIMPLE.features, week), View("other", {"user": "String"}, {"m": "Int64"}, day)]
