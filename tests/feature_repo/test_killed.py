@@ -27,7 +27,8 @@ from tests.feature_repo.stores import EVERYTHING, HOUR, OURS, START, View, clien
 from tests.serving.parts import quiet
 
 VIEW = View("simple", {"user": "String"}, {"clicks": "Int64", "seen": "Int64"})
-KEYS, SECONDS, PATIENCE_S = 40_000, 4, 2
+SECONDS, PATIENCE_S = 4, 2
+FEW, MANY = 12_000, 40_000  # keys; of few, Redis has none, half or all: workers send thousands at a time
 END = START + 2 * HOUR
 MOMENTS, SEED = 10, 1
 
@@ -39,6 +40,7 @@ class Running:
     folder: Path
     address: str
     append_only: bool
+    keys: int
     undisturbed: dict[bytes, bytes]
     process: subprocess.Popen[bytes]
     client: Any
@@ -71,17 +73,17 @@ def _redis(folder: Path, address: str, append_only: bool) -> subprocess.Popen[by
 def make_running(spark: SparkSession, tmp_path: Path) -> Iterator[Any]:
     made: list[Running] = []
 
-    def make(*, append_only: bool) -> Running:
-        rows = [(f"u{n}", n, None, START + hour * HOUR, START + hour * HOUR) for hour in (0, 1) for n in range(hour, KEYS)]
+    def make(keys: int, *, append_only: bool) -> Running:
+        rows = [(f"u{n}", n, None, START + hour * HOUR, START + hour * HOUR) for hour in (0, 1) for n in range(hour, keys)]
         write_table(spark, tmp_path, VIEW, rows)
         address = f"127.0.0.1:{free_port()}"
-        running = Running(tmp_path, address, append_only, {}, _redis(tmp_path, address, append_only), client_of(address))
+        running = Running(tmp_path, address, append_only, keys, {}, _redis(tmp_path, address, append_only), client_of(address))
         made.append(running)
-        settings = {"max_rows_per_s": KEYS / SECONDS, "patience_s": PATIENCE_S}
+        settings = {"max_rows_per_s": keys / SECONDS, "patience_s": PATIENCE_S}
         store = feast_store(tmp_path, address, [VIEW], OURS, **settings)
         move(spark, store, START, END)
         running.undisturbed = dumps(running.client)
-        assert len(running.undisturbed) == KEYS
+        assert len(running.undisturbed) == keys
         config = {
             "project": "demo",
             "provider": "local",
@@ -117,7 +119,7 @@ def materializing(running: Running, *, until: int) -> Iterator[subprocess.Popen[
 
 def killed(running: Running, share: float) -> None:
     """The whole process group, once a share of the keys is there."""
-    with materializing(running, until=round(share * KEYS)) as process:
+    with materializing(running, until=round(share * running.keys)) as process:
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -130,11 +132,11 @@ def moments(number: int) -> list[float]:
 
 @pytest.mark.parametrize("number", [1, pytest.param(MOMENTS, marks=pytest.mark.soak)])
 def test_a_killed_materialization_run_again_ends_undisturbed(spark: SparkSession, make_running: Any, number: int) -> None:
-    running, done = make_running(append_only=False), 1
+    running, done = make_running(MANY if number > 1 else FEW, append_only=False), 1
     for share in moments(number):
         running.client.flushall()
         killed(running, share)
-        assert len(dumps(running.client)) < KEYS
+        assert len(dumps(running.client)) < running.keys
         store = feast_store(running.folder, running.address, [VIEW], OURS)
         with quiet():
             assert len(store.get_feature_view(VIEW.name).materialization_intervals) == done, "the interval stays open"
@@ -150,10 +152,10 @@ def test_a_killed_materialization_run_again_ends_undisturbed(spark: SparkSession
 def test_redis_killed_under_it_is_an_open_interval_and_the_next_run_ends_as_an_undisturbed_one(
     spark: SparkSession, make_running: Any, number: int, append_only: bool
 ) -> None:
-    running = make_running(append_only=append_only)
+    running = make_running(MANY if number > 1 else FEW, append_only=append_only)
     for share in moments(number):
         running.client.flushall()
-        with materializing(running, until=round(share * KEYS)) as process:
+        with materializing(running, until=round(share * running.keys)) as process:
             running.kill_redis()
             running.start_redis()
             said, _ = process.communicate(timeout=300)
@@ -167,8 +169,8 @@ def test_redis_killed_under_it_is_an_open_interval_and_the_next_run_ends_as_an_u
 
 @pytest.mark.soak
 def test_another_run_and_a_redis_that_stays_away_end_the_command(make_running: Any) -> None:
-    running = make_running(append_only=False)
-    with lease(running.folder / "leases", f"materialize-demo-{VIEW.name}"), materializing(running, until=KEYS + 1) as process:
+    running = make_running(FEW, append_only=False)
+    with lease(running.folder / "leases", f"materialize-demo-{VIEW.name}"), materializing(running, until=FEW + 1) as process:
         said, _ = process.communicate(timeout=300)
     assert process.returncode == 75, said
     assert "is at it" in said
