@@ -34,7 +34,7 @@ def peak_mib(pid: int) -> Iterator[list[float]]:
     """The list's one entry: the largest sum of PSS (a shared page counts once) of `pid` and its descendants, in MiB.
 
     It is taken from the caller's process, whose own cost stays out; but Linux keeps a process from taking memory while it counts
-    what that process has. Twice a second, that took a fifth off the pace of a materialization of 10**6 keys.
+    what that process has: so it is done seldom.
     """
     peak, done = [0.0], threading.Event()
 
